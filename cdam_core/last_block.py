@@ -1,0 +1,360 @@
+"""The last block of a ViT as pure functions: attention of the class token and evidence of patches.
+
+Everything CDAM needs of a model happens between T, the tokens that leave the first LayerNorm of
+the last block, and a value of the latent l. This module computes d value / dT times T, once by a
+closed form and once by autograd. It knows nothing about images, names or methods. Nothing is ever
+stored on the module: it is read by many threads at once.
+
+Notation (Brocki, Binda, Chung, "Class-Discriminative Attention Maps for Vision Transformers",
+arXiv 2312.02364): B sets of tokens, M = P + N tokens (P prefix), d features, H heads of d_h
+features, C explained values.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from timm.layers import Attention
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from cdam_core.errors import BadTarget
+
+PATHS = ("both", "value", "key")
+# How many rows of width d one chunk of the tail may hold; bounds the memory of many classes times
+# many noise samples without slowing the matrix products down.
+TAIL_ROWS = 4096
+
+
+class Directions(Protocol):
+    """What is explained: C values of the latent, and how each of them moves with it."""
+
+    def values(self, latents: Tensor, logits: Tensor) -> Tensor:
+        """(B, C) values from latents (B, d) and logits (B, classes)."""
+
+    def gradients(self, latents: Tensor) -> Tensor:
+        """(C, d) or (B, C, d): d value / d latent."""
+
+
+@dataclass(frozen=True)
+class LinearDirections:
+    """Values that are dot products with given rows (C, d)."""
+
+    rows: Tensor
+
+    def values(self, latents: Tensor, logits: Tensor) -> Tensor:
+        """(B, C) dot products."""
+        return latents @ self.rows.T
+
+    def gradients(self, latents: Tensor) -> Tensor:
+        """(C, d), the same for every latent."""
+        return self.rows
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Gradient times token, summed over features, for B sets of tokens and C values.
+
+    Attributes:
+        tokens: (B, M, C), what each token contributes through its key and value; signed, in units
+            of the value.
+        query: (B, C), what the class token contributes through its query on top of that.
+        values: (B, C), the explained values at these tokens.
+    """
+
+    tokens: Tensor
+    query: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True)
+class ClassAttention:
+    """Attention of the class token's query in the last block.
+
+    Attributes:
+        probabilities: (B, H, M), rows sum to 1.
+        pull: (B, H, M), kappa = q . (K - b_K) / sqrt(d_h): how strongly a token's features enter
+            its attention logit.
+        mean: (B, H, d), the attention-weighted mean of the tokens.
+        mixed: (B, H, d_h), Z^h, the attention-weighted mean of the values.
+        query: (B, H, d_h), the class token's query without its bias.
+    """
+
+    probabilities: Tensor
+    pull: Tensor
+    mean: Tensor
+    mixed: Tensor
+    query: Tensor
+
+
+def is_plain(module: nn.Module) -> bool:
+    """The guard of the closed form.
+
+    True for timm's own ``Block`` with timm's own ``Attention``, without query, key or output
+    normalisation or gate, read by a linear head from one class token.
+    """
+    block, attn = module.blocks[-1], getattr(module.blocks[-1], "attn", None)
+    if type(block) is not Block or type(attn) is not Attention or attn.gate is not None:
+        return False
+    untouched = all(isinstance(part, nn.Identity) for part in (attn.q_norm, attn.k_norm, attn.norm))
+    own_head = type(module).forward_head is VisionTransformer.forward_head
+    return untouched and own_head and isinstance(module.head, nn.Linear | nn.Identity)
+
+
+# ---- forward ----------------------------------------------------------------------------------------
+
+
+def answers(module: nn.Module, tokens: Tensor, normed: Tensor) -> tuple[Tensor, Tensor]:
+    """The last block, the final norm and the head, with the attention fed by ``normed``.
+
+    The block's own forward runs on a shallow copy of it whose ``norm1`` hands out ``normed``:
+    whatever kind of block it is, its own computation is honoured.
+
+    Args:
+        module: timm ViT.
+        tokens: (B, M, d) residual stream entering the last block.
+        normed: (B, M, d) tokens fed to its attention; a graph through them is kept.
+
+    Returns:
+        latents (B, d), the [CLS] row after the final norm, and logits (B, classes); without a
+        head the logits are the latents.
+    """
+    block = copy.copy(module.blocks[-1])
+    block._modules = {**block._modules, "norm1": _HandOut(normed)}
+    features = module.norm(block(tokens))
+    return module.forward_head(features, pre_logits=True), module.forward_head(features)
+
+
+class _HandOut(nn.Module):
+    """Returns a given tensor, whatever comes in."""
+
+    def __init__(self, value: Tensor):
+        super().__init__()
+        self.value = value
+
+    def forward(self, _: Tensor) -> Tensor:
+        return self.value
+
+
+def latent_of(module: nn.Module, class_rows: Tensor, mixed: Tensor) -> Tensor:
+    """The class token's way from its mixed values to the latent; plain blocks only.
+
+    Args:
+        module: timm ViT for which ``is_plain`` holds.
+        class_rows: (B, d) residual stream of the class token entering the last block.
+        mixed: (B, d), Z of all heads side by side.
+
+    Returns:
+        (B, d) latents l.
+    """
+    block = module.blocks[-1]
+    rows = class_rows + block.ls1(block.attn.proj(mixed))
+    rows = rows + block.ls2(block.mlp(block.norm2(rows)))
+    return module.forward_head(module.norm(rows)[:, None], pre_logits=True)
+
+
+def class_attention(attn: nn.Module, normed: Tensor) -> ClassAttention:
+    """Recompute the attention of the class token; the one place where this is done.
+
+    Keys and values of all tokens are never needed: q . K_i = (W_K^T q) . T_i + q . b_K, whose last
+    term is the same for all tokens and leaves the softmax, and Z = W_V (sum_i A_i T_i) + b_V.
+
+    Args:
+        attn: timm ``Attention`` without query or key normalisation.
+        normed: (B, M, d) tokens fed to it.
+    """
+    weight_q, weight_k, weight_v = _split_heads(attn, attn.qkv.weight)
+    bias_q, _, bias_v = _biases(attn)
+    query = torch.einsum("hed,bd->bhe", weight_q, normed[:, 0])
+    probe = torch.einsum("bhe,hed->bhd", query + bias_q, weight_k) * attn.scale
+    pull = probe @ normed.transpose(1, 2)
+    probabilities = pull.softmax(-1)
+    mean = probabilities @ normed
+    mixed = torch.einsum("bhd,hed->bhe", mean, weight_v) + bias_v
+    return ClassAttention(probabilities, pull, mean, mixed, query)
+
+
+def _split_heads(attn: nn.Module, weight: Tensor) -> Tensor:
+    """(3 * H * d_h, d) to (3, H, d_h, d): query, key, value."""
+    return weight.view(3, attn.num_heads, attn.head_dim, -1)
+
+
+def _biases(attn: nn.Module) -> Tensor:
+    """(3, H, d_h) biases of query, key and value; zeros where the layer has none."""
+    bias = attn.qkv.bias
+    if bias is None:
+        bias = attn.qkv.weight.new_zeros(3 * attn.attn_dim)
+    return bias.view(3, attn.num_heads, attn.head_dim)
+
+
+# ---- evidence ---------------------------------------------------------------------------------------
+
+
+def closed_form_evidence(
+    module: nn.Module,
+    class_rows: Tensor,
+    normed: Tensor,
+    directions: Directions,
+    heads: Sequence[int] | None = None,
+    path: str = "both",
+) -> Evidence:
+    """Evidence of every token for every value, without a backward pass through the attention.
+
+    With J^h = d value / dZ^h, kappa as in ``ClassAttention`` and values V = V' + b_V,
+
+        S_i = sum_h A^h_i [ V'^h_i . J^h  +  kappa^h_i (V^h_i - Z^h) . J^h ],
+
+    the first term being the value path and the second the key path. The class token's query adds
+    sum_h sum_m A^h_m (s q' . K_m) (V^h_m - Z^h) . J^h to its own row, q' the query without bias;
+    it moves the attention and is counted with the key path.
+
+    Args:
+        module: timm ViT for which ``is_plain`` holds.
+        class_rows: (B, d) residual stream of the class token entering the last block.
+        normed: (B, M, d) tokens T.
+        directions: what is explained.
+        heads: heads to sum over; None: all.
+        path: "both" | "value" | "key".
+
+    Returns:
+        ``Evidence``; over heads, and over the two paths, the parts add up to the whole.
+    """
+    attn = module.blocks[-1].attn
+    with torch.no_grad():
+        seen = class_attention(attn, normed)
+    values, pulls = _pull_back(module, class_rows, seen.mixed, directions)  # pulls: (B, C, H, d_h)
+    with torch.no_grad():
+        pulls = pulls * _head_mask(attn, heads).to(pulls)
+        tokens = _value_and_key_evidence(attn, normed, seen, pulls, path)
+        query = torch.einsum("bhe,bche->bc", _query_displacement(attn, normed, seen), pulls)
+        if path == "value":
+            query = torch.zeros_like(query)
+    return Evidence(tokens, query, values)
+
+
+def _pull_back(
+    module: nn.Module, class_rows: Tensor, mixed: Tensor, directions: Directions
+) -> tuple[Tensor, Tensor]:
+    """Values (B, C) and J = d value / dZ (B, C, H, d_h), through the tail of the class row alone."""
+    batch, heads, width = mixed.shape
+    with torch.no_grad():
+        latents = latent_of(module, class_rows, mixed.flatten(1))
+        logits = module.head(latents)
+        values = directions.values(latents, logits)
+        rows = directions.gradients(latents)
+        rows = rows.expand(batch, -1, -1) if rows.ndim == 2 else rows
+        count, features = rows.shape[1:]
+        # Beyond d values the Jacobian of l itself is cheaper than one backward pass per value.
+        through_jacobian = count > features
+        seeds = torch.eye(features).to(rows).expand(batch, -1, -1) if through_jacobian else rows
+        step = max(1, TAIL_ROWS // seeds.shape[1])
+        pulled = torch.cat(
+            [
+                _tail_gradient(
+                    module, class_rows[i : i + step], mixed[i : i + step], seeds[i : i + step]
+                )
+                for i in range(0, batch, step)
+            ]
+        )
+        pulls = rows @ pulled if through_jacobian else pulled
+    return values, pulls.unflatten(-1, (heads, width))
+
+
+def _tail_gradient(module: nn.Module, class_rows: Tensor, mixed: Tensor, seeds: Tensor) -> Tensor:
+    """(B, K, H * d_h): gradient of seed . l with respect to Z for K seeds (B, K, d)."""
+    batch, count, _ = seeds.shape
+    with torch.enable_grad():
+        start = mixed.flatten(1).repeat_interleave(count, 0).requires_grad_(True)
+        latents = latent_of(module, class_rows.repeat_interleave(count, 0), start)
+        (gradient,) = torch.autograd.grad(latents, start, seeds.flatten(0, 1))
+    return gradient.unflatten(0, (batch, count))
+
+
+def _head_mask(attn: nn.Module, heads: Sequence[int] | None) -> Tensor:
+    """(H, 1) of ones for the chosen heads."""
+    mask = torch.zeros(attn.num_heads, 1)
+    mask[check_heads(attn.num_heads, heads)] = 1
+    return mask
+
+
+def check_heads(count: int, heads: Sequence[int] | None) -> list[int]:
+    """The chosen heads as a list; None means all.
+
+    Raises:
+        BadTarget: "bad-setting" for an empty list or a head that does not exist.
+    """
+    if heads is None:
+        return list(range(count))
+    chosen = [int(head) for head in heads]
+    if not chosen or not all(0 <= head < count for head in chosen):
+        raise BadTarget(
+            "bad-setting",
+            f"Heads {chosen} arrived; expected some of 0 to {count - 1}, or None for all.",
+        )
+    return chosen
+
+
+def _value_and_key_evidence(
+    attn: nn.Module, normed: Tensor, seen: ClassAttention, pulls: Tensor, path: str
+) -> Tensor:
+    """(B, M, C) evidence through values and keys."""
+    weight_v, bias_v = _split_heads(attn, attn.qkv.weight)[2], _biases(attn)[2]
+    by_value = seen.probabilities if path != "key" else torch.zeros_like(seen.probabilities)
+    by_key = seen.probabilities * seen.pull if path != "value" else torch.zeros_like(seen.pull)
+    offset = torch.einsum("bche,bhe->bhc", pulls, seen.mixed - bias_v)
+    evidence = _weighted_values(normed, weight_v, by_value + by_key, pulls)
+    return evidence - by_key.transpose(1, 2) @ offset
+
+
+def _weighted_values(normed: Tensor, weight_v: Tensor, weights: Tensor, pulls: Tensor) -> Tensor:
+    """(B, M, C): sum over heads of weight (B, H, M) times V' . J, V' the bias-free values.
+
+    Two orders of the same product: pull J back to the tokens (few values), or push the tokens
+    forward to V' (many values).
+    """
+    heads, _, features = weight_v.shape
+    if pulls.shape[1] * (heads - 1) < features:
+        back = torch.einsum("bche,hed->bhcd", pulls, weight_v)
+        each = normed @ back.flatten(1, 2).transpose(1, 2)  # (B, M, H * C)
+        return torch.einsum("bmhc,bhm->bmc", each.unflatten(2, (heads, -1)), weights)
+    forward = (normed @ weight_v.flatten(0, 1).T).unflatten(2, (heads, -1))
+    weighted = (forward * weights.transpose(1, 2)[..., None]).flatten(2)
+    return weighted @ pulls.flatten(2).transpose(1, 2)
+
+
+def _query_displacement(attn: nn.Module, normed: Tensor, seen: ClassAttention) -> Tensor:
+    """(B, H, d_h): how scaling the class token's query (without bias) moves Z."""
+    _, weight_k, weight_v = _split_heads(attn, attn.qkv.weight)
+    bias_v = _biases(attn)[2]
+    probe = torch.einsum("bhe,hed->bhd", seen.query, weight_k) * attn.scale
+    weights = seen.probabilities * (probe @ normed.transpose(1, 2))
+    moved = torch.einsum("bhd,hed->bhe", weights @ normed, weight_v)
+    return moved + weights.sum(-1, keepdim=True) * (bias_v - seen.mixed)
+
+
+def autograd_evidence(
+    module: nn.Module, tokens: Tensor, normed: Tensor, directions: Directions
+) -> Evidence:
+    """The same by autograd through the whole last block, for any kind of block.
+
+    Args:
+        module: timm ViT.
+        tokens: (B, M, d) residual stream entering the last block.
+        normed: (B, M, d) tokens T.
+        directions: what is explained.
+
+    Returns:
+        ``Evidence`` whose ``query`` is zero: the class token's share is in its row of ``tokens``.
+    """
+    with torch.enable_grad():
+        leaf = normed.detach().clone().requires_grad_(True)
+        values = directions.values(*answers(module, tokens, leaf))
+        each = [
+            torch.autograd.grad(values[:, c].sum(), leaf, retain_graph=True)[0]
+            for c in range(values.shape[1])
+        ]
+    evidence = torch.stack([(leaf.detach() * gradient).sum(-1) for gradient in each], dim=-1)
+    values = values.detach()
+    return Evidence(evidence, torch.zeros_like(values), values)

@@ -1,0 +1,561 @@
+"""From pixels to the tokens entering the last block: the only module that knows timm.
+
+``wrap`` adapts a timm ViT that reads its answer from a class token; ``load_model`` finds one by
+name. A ``VisionModel`` is read by many threads at once, so nothing is ever stored on it: no hooks,
+no gradients, no caches. What the methods need of the last block is computed functionally, from
+``Encoding``, the tokens that enter it.
+"""
+
+import copy
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from cdam_core.assets import assets_dir
+from cdam_core.bank import EmbeddingBank
+from cdam_core.errors import BadCheckpoint, BadImage, BadTarget
+from cdam_core.images import Fitted, fit_image
+from cdam_core.last_block import (
+    Directions,
+    LinearDirections,
+    answers,
+    autograd_evidence,
+    closed_form_evidence,
+    is_plain,
+)
+from cdam_core.late_vit import LateClassTokenViT
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+# Largest relative difference between two float32 computations of the same quantity that is still
+# called equal; differences of order 1e-6 are usual, a wrong formula gives order 1.
+SELF_CHECK_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """One image, encoded up to the last block; every question about it starts from here.
+
+    Attributes:
+        tokens: (1, P + N, d) tokens entering the last block (residual stream), without a graph;
+            P prefix tokens ([CLS], registers), then N = rows * cols patch tokens in row order.
+        grid: (rows, cols).
+        content: (rows, cols) bool, False where more than half of a patch is padding.
+    """
+
+    tokens: Tensor
+    grid: tuple[int, int]
+    content: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class VisionModel:
+    """A frozen ViT with a class token, ready to be explained; build it with ``wrap``.
+
+    Attributes:
+        module: the timm module in eval mode, without gradients; never changed after ``wrap``.
+        id: name used in results ("scenes", "timm:<architecture>", "custom").
+        class_names: names of the head's outputs; empty for a backbone without a head.
+        mean, std: per-channel normalisation of pixels in [0, 1].
+        input_size: (height, width) in pixels that ``preprocess`` produces.
+        closed_form: True where the closed form of CDAM applies (see ``methods.cdam``).
+        bank: embeddings of the training data, or None; tells an unfamiliar picture.
+        simulated: True for a model of simulated data; pictures and reports are stamped.
+    """
+
+    module: nn.Module
+    id: str
+    class_names: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    input_size: tuple[int, int]
+    closed_form: bool
+    bank: EmbeddingBank | None = None
+    simulated: bool = False
+
+    # ---- geometry -------------------------------------------------------------------------------
+
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        """(height, width) of a patch in pixels."""
+        return tuple(self.module.patch_embed.patch_size)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, cols) of patches at ``input_size``."""
+        return self.grid_of(self.input_size)
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before the patches: the class token and any registers."""
+        return self.module.num_prefix_tokens
+
+    def grid_of(self, size: Sequence[int]) -> tuple[int, int]:
+        """(rows, cols) of patches for a (height, width) in pixels."""
+        return tuple(int(side) // patch for side, patch in zip(size, self.patch_size, strict=True))
+
+    # ---- image to pixels ------------------------------------------------------------------------
+
+    def fit(self, image: Image.Image, fit: str = "pad", zoom: int = 1) -> Fitted:
+        """The picture exactly as the model sees it, before normalisation.
+
+        Args:
+            image: PIL RGB.
+            fit: "pad" with the mean colour, "crop" or "stretch" to ``input_size``.
+            zoom: the same geometry at ``zoom`` times the size, for drawing sharp pictures.
+
+        Returns:
+            ``Fitted`` with ``image`` of ``input_size * zoom`` and the box of real content in it.
+        """
+        fill = tuple(round(255 * value) for value in self.mean)
+        height, width = self.input_size
+        return fit_image(image, (height * zoom, width * zoom), fit, fill)
+
+    def normalise(self, image: Image.Image) -> Tensor:
+        """A PIL RGB image to (1, 3, H, W) float32 pixels with the model's mean and std."""
+        values = torch.from_numpy(np.asarray(image.convert("RGB"), np.float32) / 255)
+        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+        return ((values - mean) / std).permute(2, 0, 1)[None].contiguous()
+
+    def preprocess(self, image: Image.Image, fit: str = "pad") -> Tensor:
+        """A PIL image to the (1, 3, H, W) float32 pixels the model expects.
+
+        Args:
+            image: PIL image; converted to RGB.
+            fit: "pad" (with the mean colour) | "crop" | "stretch"; a square image comes out the
+                same for all three.
+        """
+        return self.normalise(self.fit(image, fit).image)
+
+    # ---- pixels to tokens, latents and logits ---------------------------------------------------
+
+    def encode(self, pixels: Tensor, content: np.ndarray | None = None) -> Encoding:
+        """Run everything up to the last block, once per image.
+
+        Args:
+            pixels: (1, 3, H, W), normalised.
+            content: (rows, cols) bool, False on padding; None: all of it is content.
+
+        Returns:
+            ``Encoding``; frozen, without a graph.
+
+        Raises:
+            BadImage: "wrong-shape" or "not-finite".
+        """
+        pixels = self._checked(pixels)
+        if len(pixels) != 1:
+            raise BadImage(
+                "wrong-shape",
+                f"{len(pixels)} images arrived at once; encode one at a "
+                "time, or use embed for many.",
+            )
+        with torch.inference_mode(False), torch.no_grad():
+            tokens = self._tokens_entering_last_block(pixels)
+        grid = self.grid_of(pixels.shape[-2:])
+        content = np.ones(grid, bool) if content is None else np.asarray(content, bool)
+        return Encoding(tokens, grid, content)
+
+    def encode_image(self, image: Image.Image, fit: str = "pad") -> Encoding:
+        """Fit, normalise and encode a PIL image; padding is remembered in ``content``."""
+        fitted = self.fit(image, fit)
+        return self.encode(self.normalise(fitted.image), self.content_patches(fitted))
+
+    def content_patches(self, fitted: Fitted) -> np.ndarray:
+        """(rows, cols) bool: patches at least half covered by the picture, not by padding."""
+        height, width = self.input_size
+        inside = np.zeros((height, width), bool)
+        top, left, bottom, right = fitted.content
+        inside[top:bottom, left:right] = True
+        (rows, cols), (p, q) = self.grid, self.patch_size
+        return inside[: rows * p, : cols * q].reshape(rows, p, cols, q).mean((1, 3)) >= 0.5
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) pixels to (B, d) latents l: the [CLS] row after the final norm."""
+        with torch.no_grad():
+            tokens = self._tokens_entering_last_block(self._checked(pixels))
+            return answers(self.module, tokens, self.last_norm(tokens))[0]
+
+    def logits(self, encoding: Encoding) -> Tensor:
+        """(C,) class scores of an encoded image.
+
+        Raises:
+            BadTarget: "no-head" for a backbone without a classifier.
+        """
+        self.require_head()
+        with torch.no_grad():
+            return answers(self.module, encoding.tokens, self.last_norm(encoding.tokens))[1][0]
+
+    def values(self, encoding: Encoding, directions: Directions) -> Tensor:
+        """(C,) explained values of an encoded image."""
+        with torch.no_grad():
+            tokens = encoding.tokens
+            return directions.values(*answers(self.module, tokens, self.last_norm(tokens)))[0]
+
+    def require_head(self) -> None:
+        """Raise ``BadTarget`` if the model has no classifier."""
+        if not self.class_names:
+            raise BadTarget(
+                "no-head",
+                f"Model {self.id} has no classifier, so it has no classes to "
+                "explain; train a linear head on it, or explain a concept instead.",
+            )
+
+    def is_unfamiliar(self, encoding: Encoding) -> bool | None:
+        """Is the image far from what the model was trained on? None: not known for this model."""
+        if self.bank is None:
+            return None
+        with torch.no_grad():
+            latents, _ = answers(self.module, encoding.tokens, self.last_norm(encoding.tokens))
+        return bool(self.bank.is_unfamiliar(latents[0].float().cpu().numpy()))
+
+    def last_norm(self, tokens: Tensor) -> Tensor:
+        """T: tokens (B, M, d) entering the last block, after its first LayerNorm."""
+        return self.module.blocks[-1].norm1(tokens)
+
+    # ---- internals ------------------------------------------------------------------------------
+
+    def _tokens_entering_last_block(self, pixels: Tensor) -> Tensor:
+        module = self.module
+        tokens = module.norm_pre(module.patch_drop(module._pos_embed(module.patch_embed(pixels))))
+        for block in module.blocks[:-1]:
+            tokens = block(tokens)
+        if isinstance(module, LateClassTokenViT):
+            tokens = module.join_class_token(tokens)
+        return tokens
+
+    def _checked(self, pixels: Tensor) -> Tensor:
+        if not isinstance(pixels, Tensor) or pixels.ndim != 4 or pixels.shape[1] != 3:
+            arrived = tuple(getattr(pixels, "shape", ())) or type(pixels).__name__
+            raise BadImage(
+                "wrong-shape",
+                f"Pixels of shape {arrived} arrived; expected a tensor "
+                "(B, 3, height, width) as model.preprocess gives.",
+            )
+        size = tuple(pixels.shape[-2:])
+        if self.module.dynamic_img_size:
+            fits = all(
+                side >= patch and side % patch == 0
+                for side, patch in zip(size, self.patch_size, strict=True)
+            )
+            expected = f"multiples of the patch size {self.patch_size}"
+        else:
+            fits, expected = size == self.input_size, f"exactly {self.input_size}"
+        if not fits:
+            raise BadImage(
+                "wrong-shape",
+                f"Pixels of height and width {size} arrived; this model expects {expected}.",
+            )
+        if not torch.isfinite(pixels).all():
+            raise BadImage(
+                "not-finite",
+                "The pixels hold NaN or infinite values; expected finite "
+                "numbers, normalised with the model's mean and std.",
+            )
+        like = next(self.module.parameters())
+        return pixels.to(like.device, like.dtype)
+
+
+# ---- adapting a module ----------------------------------------------------------------------------
+
+
+def wrap(
+    module: nn.Module,
+    class_names: Sequence[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    *,
+    model_id: str = "custom",
+    input_size: tuple[int, int] | None = None,
+    bank: EmbeddingBank | None = None,
+    simulated: bool = False,
+) -> VisionModel:
+    """Adapt a timm ViT that reads its answer from a class token.
+
+    The given module is left as it is: the adapter holds a copy in eval mode, without gradients,
+    that shares its weights. A self-check on random input compares the adapter with the module's
+    own forward, and the closed form of CDAM with autograd; where only the latter disagrees, the
+    methods use autograd.
+
+    Args:
+        module: timm ``VisionTransformer`` or a subclass, with a class token.
+        class_names: one name per output; None: "class 0", "class 1", ...
+        mean, std: normalisation; None: the module's ``pretrained_cfg``, else ImageNet's.
+        model_id: name used in results.
+        input_size: (height, width); None: the size the module was built for.
+        bank: embeddings of the training data.
+        simulated: whether the model was trained on simulated data.
+
+    Raises:
+        BadCheckpoint: "unsupported" with what was found and what was expected.
+    """
+    _require_class_token(module)
+    module = _frozen_copy(module)
+    config = getattr(module, "pretrained_cfg", None) or {}
+    size = tuple(input_size or module.patch_embed.img_size)
+    model = VisionModel(
+        module,
+        model_id,
+        _names(module, class_names),
+        tuple(mean or config.get("mean") or IMAGENET_MEAN),
+        tuple(std or config.get("std") or IMAGENET_STD),
+        size,
+        closed_form=False,
+        bank=bank,
+        simulated=simulated,
+    )
+    _check_forward(model)
+    object.__setattr__(model, "closed_form", is_plain(module) and _closed_form_agrees(model))
+    return model
+
+
+def _require_class_token(module: nn.Module) -> None:
+    parts = (
+        "patch_embed",
+        "_pos_embed",
+        "patch_drop",
+        "norm_pre",
+        "blocks",
+        "norm",
+        "forward_head",
+        "num_prefix_tokens",
+    )
+    missing = [part for part in parts if not hasattr(module, part)]
+    if missing:
+        raise BadCheckpoint(
+            "unsupported",
+            f"A {type(module).__name__} arrived, without "
+            f"{', '.join(missing)}; expected a Vision Transformer of timm that reads "
+            "its answer from a class token.",
+        )
+    pooling = getattr(module, "global_pool", "token")
+    if pooling != "token" or getattr(module, "cls_token", None) is None:
+        raise BadCheckpoint(
+            "unsupported",
+            f"This {type(module).__name__} pools by {pooling!r}; "
+            "CDAM explains models that read their answer from a class token "
+            "(global_pool='token').",
+        )
+    if not hasattr(module.blocks[-1], "norm1"):
+        raise BadCheckpoint(
+            "unsupported",
+            f"The last block is a {type(module.blocks[-1]).__name__} "
+            "without norm1; expected a block that normalises its tokens before the "
+            "attention.",
+        )
+
+
+def _frozen_copy(module: nn.Module) -> nn.Module:
+    """A copy in eval mode whose parameters share memory with the original but need no gradient."""
+    shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()}
+    shared |= {id(b): b.detach() for b in module.buffers()}
+    return copy.deepcopy(module, shared).eval()
+
+
+def _names(module: nn.Module, class_names: Sequence[str] | None) -> tuple[str, ...]:
+    count = module.num_classes
+    names = (
+        tuple(class_names) if class_names is not None else tuple(f"class {i}" for i in range(count))
+    )
+    if len(names) != count:
+        raise BadCheckpoint(
+            "mismatch",
+            f"{len(names)} class names arrived for a head with {count} "
+            "outputs; give one name per output.",
+        )
+    return names
+
+
+def _check_forward(model: VisionModel) -> None:
+    """Encoding and answering must reproduce the module's own forward."""
+    module, like = model.module, next(model.module.parameters())
+    noise = torch.randn(1, 3, *model.input_size, generator=torch.Generator().manual_seed(0))
+    noise = noise.to(like)
+    with torch.no_grad():
+        tokens = model._tokens_entering_last_block(noise)
+        ours, theirs = answers(module, tokens, model.last_norm(tokens))[1], module(noise)
+    if not torch.isfinite(theirs).all():
+        raise BadCheckpoint(
+            "damaged",
+            "The model answers with NaN or infinite values on random "
+            "pixels; expected finite weights. Export the checkpoint again.",
+        )
+    if not _close(ours, theirs):
+        raise BadCheckpoint(
+            "unsupported",
+            f"The last block ({type(module.blocks[-1]).__name__}) "
+            "does not feed its attention with norm1 of its input, so its tokens cannot "
+            "be explained; expected a pre-normalised block.",
+        )
+
+
+def _closed_form_agrees(model: VisionModel) -> bool:
+    """Compare the closed form with autograd on a few random tokens and directions."""
+    like, width = next(model.module.parameters()), model.module.embed_dim
+    draw = torch.Generator().manual_seed(0)
+    tokens = torch.randn(1, model.num_prefix_tokens + 9, width, generator=draw).to(like)
+    directions = LinearDirections(torch.randn(3, width, generator=draw).to(like))
+    with torch.no_grad():
+        normed = model.last_norm(tokens)
+    fast = closed_form_evidence(model.module, tokens[:, 0], normed, directions)
+    slow = autograd_evidence(model.module, tokens, normed, directions)
+    whole = fast.tokens.clone()
+    whole[:, 0] += fast.query
+    return _close(whole, slow.tokens) and _close(fast.values, slow.values)
+
+
+def _close(one: Tensor, two: Tensor) -> bool:
+    scale = two.abs().max().clamp_min(torch.finfo(two.dtype).tiny)
+    return bool((one - two).abs().max() <= SELF_CHECK_TOLERANCE * scale)
+
+
+# ---- finding a model ------------------------------------------------------------------------------
+
+
+BUNDLED = ("scenes",)
+
+
+def _bundled_cards() -> dict[str, Mapping]:
+    """Cards of the bundled models; one whose file is missing is left out, not fatal."""
+    folder = assets_dir() / "models"
+    return {
+        name: MappingProxyType(_read_card(folder / f"{name}.json"))
+        for name in BUNDLED
+        if (folder / f"{name}.json").is_file()
+    }
+
+
+def load_model(source: str | Path, input_size: tuple[int, int] | None = None) -> VisionModel:
+    """Load a model to explain.
+
+    Args:
+        source: an id in ``MODELS``; "timm:<architecture>" (pretrained weights from the model hub or
+            its local cache); or the path of a model card (.json) that the training commands write.
+        input_size: (height, width) in pixels; None: the model's own. Position embeddings are
+            interpolated for another size.
+
+    Returns:
+        ``VisionModel``. Load once and share: it is safe to read from many threads.
+
+    Raises:
+        BadCheckpoint: with a reason and one sentence.
+    """
+    source = str(source)
+    if source in MODELS:
+        return _from_card(MODELS[source], assets_dir() / "models", input_size)
+    if source.startswith("timm:"):
+        return _from_timm(source, input_size)
+    path = Path(source)
+    if path.suffix == ".json" and path.is_file():
+        return _from_card(_read_card(path), path.parent, input_size)
+    raise BadCheckpoint(
+        "unknown-model",
+        "No such model; expected one of "
+        f"{', '.join(MODELS)}, timm:<architecture>, or the path of a model card "
+        "(.json). Run 'python -m cdam_core models' to list what can be loaded.",
+    )
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise BadCheckpoint(
+            "unreadable",
+            "The model card is not readable JSON; expected a card as "
+            "the training commands write it.",
+        ) from None
+
+
+def _from_card(card: Mapping, folder: Path, input_size: tuple[int, int] | None) -> VisionModel:
+    try:
+        layout = card["architecture"]
+        module = LateClassTokenViT(
+            len(card["class_names"]), trained_blocks=layout["trained_blocks"]
+        )
+        state = _weights(folder, card["backbone"]) | _weights(folder, card["weights"])
+        module.load_state_dict({key: value.float() for key, value in state.items()})
+        bank = EmbeddingBank.load(folder / card["bank"]) if card.get("bank") else None
+        size = tuple(input_size or layout["input_size"])
+        names, mean, std = card["class_names"], card["mean"], card["std"]
+        identity, simulated = card["id"], bool(card.get("simulated"))
+    except KeyError as error:
+        raise BadCheckpoint(
+            "damaged",
+            f"The model card lacks the entry {error}; expected a card as "
+            "the training commands write it.",
+        ) from None
+    except RuntimeError:
+        raise BadCheckpoint(
+            "mismatch",
+            "The weights do not fit the architecture named on the model "
+            "card; expected the files that were written together.",
+        ) from None
+    return wrap(
+        module, names, mean, std, model_id=identity, input_size=size, bank=bank, simulated=simulated
+    )
+
+
+def _weights(folder: Path, name: str) -> dict[str, Tensor]:
+    """Weights beside the card, or the bundled ones of that name (the backbone is shared)."""
+    path = next((p for p in (folder / name, assets_dir() / "models" / name) if p.is_file()), None)
+    if path is None:
+        raise BadCheckpoint(
+            "unreadable",
+            f"The weights file {Path(name).name} is missing beside the "
+            "model card; restore it or train the model again.",
+        )
+    try:
+        return load_file(path)
+    except Exception:  # safetensors raises its own error type for every kind of damage
+        raise BadCheckpoint(
+            "damaged",
+            f"The weights file {path.name} is damaged; restore it or train the model again.",
+        ) from None
+
+
+def _from_timm(source: str, input_size: tuple[int, int] | None) -> VisionModel:
+    name = source.removeprefix("timm:")
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), 3)
+        hint = f" Did you mean {', '.join(close)}?" if close else ""
+        raise BadCheckpoint("unknown-model", f"timm knows no architecture of that name.{hint}")
+    size = {} if input_size is None else {"img_size": input_size}
+    try:
+        with torch.device("meta"):  # structure first: refuse before anything is downloaded
+            _require_class_token(timm.create_model(name, pretrained=False))
+        module = timm.create_model(name, pretrained=True, **size)
+    except BadCheckpoint:
+        raise
+    except Exception as error:  # hub, network and cache each raise their own kinds of errors
+        raise BadCheckpoint(
+            "unreachable",
+            f"The weights of {name} could not be fetched from the "
+            f"model hub ({type(error).__name__}); connect to the network once, or "
+            "use a bundled model.",
+        ) from None
+    return wrap(module, imagenet_names() if module.num_classes == 1000 else None, model_id=source)
+
+
+@cache
+def imagenet_names() -> tuple[str, ...]:
+    """ImageNet-1k's class names in output order, from timm's own list; the first synonym each."""
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-1k")
+    return tuple(info.index_to_description(i).split(",")[0] for i in range(1000))
+
+
+# id -> card: label, description, targets, licence, provenance, simulated, quality ...
+MODELS: dict[str, Mapping[str, Any]] = _bundled_cards()

@@ -1,0 +1,252 @@
+"""From maps to pictures: the only place where scores become colours.
+
+Zero always gets the neutral colour and panels that are compared share one printed scale. Colours
+clip only what lies beyond the scale. Figures are drawn without a browser and without pyplot, whose
+global state is not safe with several users.
+"""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from PIL import Image
+from scipy import ndimage
+
+from cdam_core.explanation import Explanation
+from cdam_core.maps import to_map
+from cdam_core.methods import METHODS
+
+LEVELS = 511  # odd, so that exactly one colour is zero's
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Colours from -scale over zero to +scale (signed), or from zero to +scale (unsigned).
+
+    Attributes:
+        id: name in code and files.
+        label: name shown to people.
+        stops: colours, evenly spaced; in a signed palette the middle one is zero's.
+        signed: which kind it is.
+    """
+
+    id: str
+    label: str
+    stops: tuple[str, ...]
+    signed: bool = True
+
+    def colormap(self) -> LinearSegmentedColormap:
+        """The palette as matplotlib's colormap."""
+        return LinearSegmentedColormap.from_list(self.id, self.stops, LEVELS)
+
+    def table(self) -> np.ndarray:
+        """(LEVELS, 3) uint8 colours."""
+        colours = self.colormap()(np.linspace(0, 1, LEVELS))[:, :3]
+        return np.rint(colours * 255).astype(np.uint8)
+
+    def neutral(self) -> tuple[int, int, int]:
+        """The RGB colour of zero."""
+        return tuple(int(v) for v in self.table()[LEVELS // 2 if self.signed else 0])
+
+
+# Blue and orange differ for every common kind of colour blindness; lightness is symmetric.
+PALETTES: dict[str, Palette] = {
+    palette.id: palette
+    for palette in (
+        Palette(
+            "blue_orange",
+            "Blue – orange",
+            ("#08306b", "#2171b5", "#9ecae1", "#f7f7f7", "#fdbe85", "#d94801", "#7f2704"),
+        ),
+        Palette(
+            "paper",
+            "Paper (black at zero)",
+            ("#a6f0ff", "#29b6e8", "#06527a", "#000000", "#8a3b00", "#f58220", "#ffd9a0"),
+        ),
+        Palette("purple", "Purple", ("#f7f7f7", "#bcbddc", "#756bb1", "#3f007d"), signed=False),
+    )
+}
+DEFAULT_PALETTE = "blue_orange"
+
+
+def palette_for(method: str, chosen: str = DEFAULT_PALETTE) -> Palette:
+    """The chosen signed palette, or the unsigned one for a method without signs."""
+    return PALETTES[chosen] if METHODS[method].signed else PALETTES["purple"]
+
+
+def _position(score_map: np.ndarray, scale: float, palette: Palette) -> np.ndarray:
+    """Scores to positions 0..LEVELS-1 in the palette; what lies beyond the scale is clipped."""
+    unit = np.clip(np.nan_to_num(np.asarray(score_map, np.float64) / scale), -1, 1)
+    middle = LEVELS // 2
+    if palette.signed:
+        return np.rint(middle + unit * middle).astype(int)
+    return np.rint(np.clip(unit, 0, 1) * (LEVELS - 1)).astype(int)
+
+
+def colourise(score_map: np.ndarray, scale: float, palette: Palette) -> np.ndarray:
+    """Scores (H, W) to colours (H, W, 3) uint8; zero becomes ``palette.neutral()``."""
+    return palette.table()[_position(score_map, scale, palette)]
+
+
+def overlay(
+    image: Image.Image,
+    score_map: np.ndarray,
+    scale: float,
+    palette: Palette,
+    opacity: float = 0.85,
+    fade: bool = True,
+    content: np.ndarray | None = None,
+) -> Image.Image:
+    """Colours over a greyed image.
+
+    Args:
+        image: PIL RGB of the map's size: exactly what the model saw.
+        score_map: (H, W) scores.
+        scale: |score| at full colour.
+        palette: colours.
+        opacity: 0 (image alone) to 1.
+        fade: True lets the image show where the score is near zero (opacity grows with the square
+            root of |score|); False covers all of it evenly.
+        content: (H, W) bool, False on padding, which is hatched grey instead.
+
+    Returns:
+        PIL RGB of the same size.
+    """
+    base = np.asarray(image.convert("L").convert("RGB"), np.float64)
+    colours = colourise(score_map, scale, palette).astype(np.float64)
+    strength = np.abs(np.nan_to_num(np.asarray(score_map, np.float64) / scale)).clip(0, 1)
+    alpha = (opacity * np.sqrt(strength) if fade else np.full(strength.shape, opacity))[..., None]
+    mixed = base * (1 - alpha) + colours * alpha
+    if content is not None:
+        mixed = np.where(content[..., None], mixed, _hatching(mixed.shape[:2])[..., None])
+    return Image.fromarray(np.rint(mixed).astype(np.uint8))
+
+
+def _hatching(size: tuple[int, int]) -> np.ndarray:
+    """(H, W) grey diagonal stripes: no picture here."""
+    rows, cols = np.indices(size)
+    return np.where((rows + cols) // 6 % 2, 150.0, 165.0)
+
+
+def outline(picture: Image.Image, mask: np.ndarray, width: int = 2) -> Image.Image:
+    """Draw the border of a mask (H, W) bool: white with a dark rim, readable on every colour."""
+    mask = np.asarray(mask, bool)
+    inner = ndimage.binary_dilation(mask, iterations=width) & ~mask
+    rim = ndimage.binary_dilation(mask, iterations=2 * width) & ~mask & ~inner
+    pixels = np.array(picture.convert("RGB"))
+    pixels[rim] = (20, 20, 20)
+    pixels[inner] = (255, 255, 255)
+    return Image.fromarray(pixels)
+
+
+def legend(scale: float, palette: Palette, size: tuple[int, int] = (14, 360)) -> Image.Image:
+    """A bar of the palette's colours, (height, width) = size; the numbers are printed beside it."""
+    low = -scale if palette.signed else 0.0
+    return Image.fromarray(
+        colourise(np.tile(np.linspace(low, scale, size[1]), (size[0], 1)), scale, palette)
+    )
+
+
+def draw(
+    image: Image.Image,
+    explanation: Explanation,
+    index: int,
+    scale: float,
+    palette: str = DEFAULT_PALETTE,
+    opacity: float = 0.85,
+    smooth: bool = False,
+) -> Image.Image:
+    """The overlay of one target's map on what the model saw.
+
+    Args:
+        image: PIL RGB that the model saw (``model.fit(image).image``), at any size.
+        explanation: from ``explain``.
+        index: which of its targets.
+        scale: |score| at full colour; see ``maps.symmetric_scale``.
+        palette: id in ``PALETTES``; methods without signs have their own.
+        opacity: 0 to 1.
+        smooth: interpolate between patches instead of showing them as they are.
+    """
+    size = (image.height, image.width)
+    score_map = to_map(explanation.scores[index], size, "smooth" if smooth else "nearest")
+    content = None
+    if not explanation.content.all():
+        content = to_map(explanation.content, size) > 0.5
+    colours = palette_for(explanation.method, palette)
+    return overlay(image, score_map, scale, colours, opacity, content=content)
+
+
+def panel(
+    image: Image.Image,
+    explanation: Explanation,
+    scale: float,
+    palette: str = DEFAULT_PALETTE,
+    opacity: float = 0.85,
+    smooth: bool = False,
+    file_format: str = "png",
+    scale_note: str = "",
+) -> bytes:
+    """Image and maps side by side with one printed scale, as a file.
+
+    Args:
+        image: PIL RGB that the model saw.
+        explanation: from ``explain``; one map per target is drawn.
+        scale: |score| at full colour, shared by all maps.
+        palette, opacity, smooth: as in ``draw``.
+        file_format: "png" | "svg" | "pdf".
+        scale_note: what to say of the scale, such as a quantile beyond which colours are clipped.
+
+    Returns:
+        The file's bytes. Method, target, value, model and scale are printed on it.
+    """
+    count = 1 + len(explanation.labels)
+    figure = Figure(figsize=(3.1 * count + 0.6, 4.0), dpi=160, layout="constrained")
+    axes = figure.subplots(1, count, squeeze=False)[0]
+    _show(axes[0], image, "What the model saw")
+    for index, (axis, label) in enumerate(zip(axes[1:], explanation.labels, strict=True)):
+        picture = draw(image, explanation, index, scale, palette, opacity, smooth)
+        _show(axis, picture, f"{label}\nvalue {explanation.values[index]:+.2f}")
+    _colour_bar(figure, axes, explanation, scale, palette, scale_note)
+    stamp = "  ·  SIMULATED DATA" if explanation.simulated else ""
+    title = f"{METHODS[explanation.method].label}  ·  model {explanation.model_id}{stamp}"
+    figure.suptitle(title, fontsize=11)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=file_format, metadata=_metadata(file_format))
+    return buffer.getvalue()
+
+
+def _show(axis, picture: Image.Image, title: str) -> None:
+    axis.imshow(picture, interpolation="nearest")
+    axis.set_title(_literal(title), fontsize=10)
+    axis.set_axis_off()
+
+
+def _literal(text: str) -> str:
+    """Class names are text, not formulas."""
+    return text.replace("$", r"\$")
+
+
+def _colour_bar(figure, axes, explanation, scale, palette, note) -> None:
+    colours = palette_for(explanation.method, palette)
+    low = -scale if colours.signed else 0.0
+    shades = ScalarMappable(Normalize(low, scale), colours.colormap())
+    bar = figure.colorbar(shades, ax=list(axes), location="bottom", fraction=0.06, aspect=50)
+    bar.set_ticks([low, 0, scale] if colours.signed else [0, scale])
+    ends = [f"{low:+.3g} (against)", "0", f"{scale:+.3g} (for)"]
+    bar.set_ticklabels(ends if colours.signed else ["0", f"{scale:.3g}"])
+    bar.set_label(f"score per patch{', ' + note if note else ''}", fontsize=9)
+
+
+def _metadata(file_format: str) -> dict[str, None] | None:
+    """No creation date, so that the same result gives the same bytes."""
+    return {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(file_format)
+
+
+def png(picture: Image.Image) -> bytes:
+    """A PIL image as the bytes of a PNG file, without metadata."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
