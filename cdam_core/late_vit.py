@@ -11,6 +11,7 @@ the tokens that CDAM explains.
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
@@ -35,12 +36,29 @@ class LateClassTokenViT(VisionTransformer):
         backbone_depth: number of pretrained blocks.
     """
 
-    def __init__(self, num_classes: int, trained_blocks: int = 1,
-                 backbone_depth: int = BACKBONE_DEPTH, **architecture):
-        architecture = dict(img_size=BACKBONE_IMG_SIZE, patch_size=PATCH_SIZE, embed_dim=EMBED_DIM,
-                            num_heads=NUM_HEADS) | architecture
-        super().__init__(num_classes=num_classes, depth=backbone_depth, init_values=1e-5,
-                         dynamic_img_size=True, **architecture)
+    def __init__(
+        self,
+        num_classes: int,
+        trained_blocks: int = 1,
+        backbone_depth: int = BACKBONE_DEPTH,
+        **architecture,
+    ):
+        architecture = (
+            dict(
+                img_size=BACKBONE_IMG_SIZE,
+                patch_size=PATCH_SIZE,
+                embed_dim=EMBED_DIM,
+                num_heads=NUM_HEADS,
+            )
+            | architecture
+        )
+        super().__init__(
+            num_classes=num_classes,
+            depth=backbone_depth,
+            init_values=1e-5,
+            dynamic_img_size=True,
+            **architecture,
+        )
         self.backbone_depth = backbone_depth
         dim, heads = architecture["embed_dim"], architecture["num_heads"]
         norm_layer = partial(nn.LayerNorm, eps=1e-6)
@@ -71,26 +89,60 @@ class LateClassTokenViT(VisionTransformer):
             (B, 1 + N, d) tokens leaving the backbone, row 0 the backbone's class token.
         """
         tokens = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(pixels))))
-        for block in self.blocks[:self.backbone_depth]:
+        for block in self.blocks[: self.backbone_depth]:
             tokens = block(tokens)
         return tokens
 
-    def forward_features(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    def forward_features(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> Tensor:
         """(B, 3, H, W) pixels to (B, 1 + N, d) normalised tokens of the last block."""
         x = self.backbone_tokens(x)
-        for block in self.blocks[self.backbone_depth:-1]:
+        for block in self.blocks[self.backbone_depth : -1]:
             x = block(x)
         return self.norm(self.blocks[-1](self.join_class_token(x)))
 
+    def late_tokens(self, tokens: Tensor) -> Tensor:
+        """(B, 1 + N, d) tokens leaving the backbone to those leaving ``blocks[-2]``."""
+        for block in self.blocks[self.backbone_depth:-1]:
+            tokens = block(tokens)
+        return tokens
+
+    def class_row_logits(self, tokens: Tensor) -> Tensor:
+        """Logits from the tokens that leave the backbone, at a fraction of the last block's cost.
+
+        The head reads the class row only, so the last block needs keys and values of all tokens
+        but queries, projection and MLP of that row alone. Equal to the full block; for training.
+
+        Args:
+            tokens: (B, 1 + N, d) as ``backbone_tokens`` gives them; patch rows may be left out.
+
+        Returns:
+            (B, classes) logits.
+        """
+        block = self.blocks[-1]
+        attention, joined = block.attn, self.join_class_token(self.late_tokens(tokens))
+        rows = block.norm1(joined)
+        batch, count, dim = rows.shape
+        heads = (attention.num_heads, dim // attention.num_heads)
+        weight, bias = attention.qkv.weight, attention.qkv.bias
+        q = F.linear(rows[:, :1], weight[:dim], bias[:dim]).view(batch, 1, *heads)
+        kv = F.linear(rows, weight[dim:], bias[dim:]).view(batch, count, 2, *heads)
+        k, v = kv.transpose(1, 3).unbind(2)
+        mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k, v)
+        row = joined[:, :1] + attention.proj(mixed.transpose(1, 2).reshape(batch, 1, dim))
+        row = row + block.mlp(block.norm2(row))
+        return self.forward_head(self.norm(row))
+
     def backbone_state(self) -> dict[str, Tensor]:
         """The frozen parameters, by name: patch embedding, positions, backbone blocks."""
-        return {name: value for name, value in self.state_dict().items()
-                if self._is_backbone(name)}
+        return {name: value for name, value in self.state_dict().items() if self._is_backbone(name)}
 
     def trained_state(self) -> dict[str, Tensor]:
         """The trained parameters, by name: everything a model of its own has to store."""
-        return {name: value for name, value in self.state_dict().items()
-                if not self._is_backbone(name)}
+        return {
+            name: value for name, value in self.state_dict().items() if not self._is_backbone(name)
+        }
 
     def _is_backbone(self, name: str) -> bool:
         part, _, rest = name.partition(".")

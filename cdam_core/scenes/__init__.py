@@ -1,0 +1,1 @@
+"""The scenes model: drawings, composed scenes with exact masks, training and quality."""
