@@ -169,13 +169,13 @@ def test_assets_are_found_from_the_checkout():
 
 def test_pins_lie_inside_the_ranges_of_the_package():
     from packaging.requirements import Requirement
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
-    lines += (ROOT / "requirements-test.txt").read_text().splitlines()
+    lines = [line for path in ROOT.glob("requirements*.txt")
+             for line in path.read_text("utf-8").splitlines()]
     pins = {pin.name: next(iter(pin.specifier)) for line in lines
             if line and not line.startswith(("-", "#")) for pin in [Requirement(line)]}
     assert {pin.operator for pin in pins.values()} == {"=="}
     extras = project()["optional-dependencies"]
-    for line in [*project()["dependencies"], *extras["app"], *extras["test"]]:
+    for line in sum(extras.values(), project()["dependencies"]):
         wanted = Requirement(line)
         assert wanted.specifier.contains(pins[wanted.name].version), line
 
