@@ -1,0 +1,49 @@
+"""Addresses that can be shared: sample, classes and method, each value checked by itself.
+
+Never anything of an upload. A value that does not fit is passed over, as if it were not there.
+"""
+
+import streamlit as st
+
+import cdam_core as cdam
+from pages._samples import samples
+from pages._state import Picture, choose_sample
+
+MAX_CLASSES = 6
+
+
+def follow() -> None:
+    """Take the sample named in the address, once per visit."""
+    if "link" in st.session_state:
+        return
+    st.session_state["link"] = {
+        "class": st.query_params.get_all("class")[:MAX_CLASSES],
+        "method": st.query_params.get("method"),
+    }
+    sample = st.query_params.get("sample")
+    if sample in samples():
+        choose_sample(sample)
+
+
+def asked_classes(model: cdam.VisionModel) -> list[int]:
+    """Class indices named in the address, known ones only, each once; asked for only once."""
+    names = st.session_state.get("link", {}).pop("class", [])
+    known = [model.class_names.index(name) for name in names if name in model.class_names]
+    return list(dict.fromkeys(known))
+
+
+def preset_method(allowed: list[str], key: str) -> None:
+    """Set the widget ``key`` to the method named in the address, if it is an allowed one."""
+    method = st.session_state.get("link", {}).pop("method", None)
+    if key not in st.session_state and method in allowed:
+        st.session_state[key] = method
+
+
+def write(picture: Picture, classes: list[str], method: str) -> None:
+    """Put the present choice into the address; for an upload, nothing at all."""
+    wanted = {} if picture.sample is None else {
+        "sample": picture.sample.id, "class": classes, "method": method
+    }
+    now = {name: st.query_params.get_all(name) for name in st.query_params}
+    if now != {k: v if isinstance(v, list) else [v] for k, v in wanted.items()}:
+        st.query_params.from_dict(wanted)

@@ -1,0 +1,169 @@
+"""From explanations to what the viewer shows: pictures, one scale, and the numbers of the tooltip."""
+
+import base64
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+import cdam_core as cdam
+from cdam_core.maps import symmetric_scale
+from cdam_core.pictures import DEFAULT_PALETTE, PALETTES, draw, legend, palette_for
+from pages._state import Prepared
+from pages._words import decimals_for, signed
+
+TIP_CLASSES = 3  # strongest classes on either side in the tooltip
+
+
+@dataclass(frozen=True)
+class Look:
+    """How maps are drawn; none of it changes a score.
+
+    Attributes:
+        palette: id in ``PALETTES``.
+        opacity: 0 to 1.
+        smooth: interpolate between patches.
+        outlines: draw the borders of known objects.
+    """
+
+    palette: str = DEFAULT_PALETTE
+    opacity: float = 0.85
+    smooth: bool = False
+    outlines: bool = False
+
+
+def shared_scale(explanation: cdam.Explanation) -> float:
+    """The one scale of all panels, from the patches that show picture rather than padding."""
+    return symmetric_scale([explanation.scores[:, explanation.content]])
+
+
+def data_url(picture: Image.Image) -> str:
+    """A picture inside an address: nothing is stored on the server."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=90, subsampling=0)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def draw_panels(prepared: Prepared, explanation: cdam.Explanation, look: Look) -> list[str]:
+    """Data URLs: what the model saw, then one map per target."""
+    scale = shared_scale(explanation)
+    pictures = [prepared.view.copy()]
+    pictures += [
+        draw(prepared.view, explanation, index, scale, look.palette, look.opacity, look.smooth)
+        for index in range(len(explanation.labels))
+    ]
+    if look.outlines and prepared.outlines is not None:
+        for picture in pictures:
+            picture.paste(prepared.outlines, mask=prepared.outlines)
+    return [data_url(picture) for picture in pictures]
+
+
+def scale_bar(explanation: cdam.Explanation, look: Look) -> dict[str, str]:
+    """The printed scale under the panels."""
+    scale = shared_scale(explanation)
+    end = signed(scale, decimals_for(scale))
+    return {
+        "src": data_url(legend(scale, palette_for(explanation.method, look.palette))),
+        "alt": f"Colour scale from −{end[1:]} over zero to {end}",
+        "low": f"speaks against  −{end[1:]}",
+        "high": f"{end}  speaks for",
+        "note": "One scale for every map, the difference included. Score per patch, in logits.",
+    }
+
+
+def strongest(every: cdam.Explanation, count: int) -> np.ndarray:
+    """(rows * cols, 2 * count): classes a patch speaks for most, then against most, in order."""
+    scores = every.scores.reshape(len(every.scores), -1)
+    order = np.argsort(-scores, axis=0, kind="stable")
+    count = min(count, len(order) // 2) or 1
+    return np.concatenate([order[:count], order[-count:]]).T
+
+
+def tooltip(explanation: cdam.Explanation, every: cdam.Explanation) -> dict[str, Any]:
+    """The numbers of every patch, small enough to be sent along; hovering asks nobody."""
+    decimals = decimals_for(shared_scale(explanation))
+    flat = every.scores.reshape(len(every.scores), -1)
+    picked = strongest(every, TIP_CLASSES)
+    return {
+        "decimals": decimals,
+        "names": list(every.labels),
+        "content": explanation.content.ravel().astype(int).tolist(),
+        "shown": [
+            {"name": label, "values": np.round(scores.ravel(), decimals).tolist()}
+            for label, scores in zip(explanation.labels, explanation.scores, strict=True)
+        ],
+        "strongest": [
+            [[int(c), round(float(flat[c, patch]), decimals)] for c in classes]
+            for patch, classes in enumerate(picked)
+        ],
+        "inspectorNote": "Of all classes, this patch speaks most for and against",
+    }
+
+
+def patch_bars(
+    every: cdam.Explanation, patch: tuple[int, int], count: int
+) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
+    """(class, score) a patch speaks for most, and against most; strongest first."""
+    scores = every.scores[:, patch[0], patch[1]]
+    order = np.argsort(-scores, kind="stable")
+    named = [(every.labels[c], float(scores[c])) for c in order]
+    supported = [item for item in named[:count] if item[1] > 0]
+    opposed = [item for item in named[::-1][:count] if item[1] < 0]
+    return supported, opposed
+
+
+def strongest_patch(explanation: cdam.Explanation, index: int) -> tuple[int, int]:
+    """(row, col) of the highest score of one target, padding left out."""
+    scores = np.where(explanation.content, explanation.scores[index], -np.inf)
+    row, col = np.unravel_index(int(scores.argmax()), scores.shape)
+    return int(row), int(col)
+
+
+def bar_colours(look: Look) -> tuple[str, str]:
+    """Colours of bars against and for, from the palette of the maps."""
+    stops = PALETTES[look.palette].stops
+    return stops[1], stops[-2]
+
+
+def viewer_data(
+    prepared: Prepared,
+    explanation: cdam.Explanation,
+    every: cdam.Explanation,
+    look: Look,
+    patch: tuple[int, int],
+) -> dict[str, Any]:
+    """Everything that the viewer component needs; JSON-able."""
+    sources = draw_panels(prepared, explanation, look)
+    panels = [
+        {
+            "src": sources[0],
+            "badge": "",
+            "title": "What the model saw",
+            "note": f"{explanation.grid[0]} × {explanation.grid[1]} patches",
+            "alt": "The picture as the model saw it",
+        }
+    ]
+    for index, source in enumerate(sources[1:]):
+        panels.append({"src": source, **_caption(explanation, index)})
+    return {
+        "panels": panels,
+        "scale": scale_bar(explanation, look),
+        "grid": list(explanation.grid),
+        "selected": list(patch),
+        "label": f"Patches of all maps, {explanation.grid[0]} rows and {explanation.grid[1]} "
+        "columns. Arrow keys move, Enter inspects a patch, Escape leaves.",
+        **tooltip(explanation, every),
+    }
+
+
+def _caption(explanation: cdam.Explanation, index: int) -> dict[str, str]:
+    label, target = explanation.labels[index], explanation.targets[index]
+    value = signed(explanation.values[index])
+    row, col = strongest_patch(explanation, index)
+    alt = f"Map of {label}, logit {value}; strongest in row {row + 1}, column {col + 1}"
+    if target["kind"] == "contrast":
+        return {"badge": "A − B", "title": label, "note": f"difference {value}", "alt": alt}
+    badge = ("A", "B")[index] if index < 2 else ""
+    return {"badge": badge, "title": label, "note": f"logit {value}", "alt": alt}

@@ -1,0 +1,240 @@
+"""What the pages remember: models and samples for everyone, pictures and results per visitor.
+
+The only place with ``st.cache_*``. Everything computed from a picture is found again by the
+SHA-256 of its pixels, never by Streamlit's own hash of an array, which looks at a sample of it.
+What comes from an upload lives in the session alone and goes with it.
+"""
+
+import gc
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import streamlit as st
+from PIL import Image
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+
+import cdam_core as cdam
+from cdam_core.images import digest, fit_mask
+from cdam_core.maps import coverage
+from cdam_core.pictures import outline_layer
+from pages._gate import slot
+from pages._samples import Sample, samples
+
+DEFAULT_MODEL = "scenes"
+# Fetched from the model hub when somebody asks for it; small, with ImageNet's 1000 classes.
+PHOTO_MODEL = "timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+LONGEST_SIDE = 1536  # pixels of an uploaded picture that are kept
+VIEW_SIDE = 448  # pixels of a panel, about
+
+Target = int | tuple[int, int]  # a class, or "first rather than second"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The picture a visitor looks at.
+
+    Attributes:
+        image: PIL RGB.
+        digest: SHA-256 of its pixels.
+        notes: what was changed on opening.
+        sample: where it is one of the samples.
+    """
+
+    image: Image.Image
+    digest: str
+    notes: tuple[str, ...]
+    sample: Sample | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A picture as a model sees it: what every question about it starts from.
+
+    Attributes:
+        encoding: tokens entering the last block.
+        view: PIL RGB, exactly what the model saw, enlarged for the screen.
+        logits: (C,) float32.
+        unfamiliar: whether it is far from the model's training data; None: not known.
+        regions: class name -> (rows, cols) fraction of every patch that the object covers.
+        outlines: RGBA of the view's size with the borders of the objects, or None.
+    """
+
+    encoding: cdam.Encoding
+    view: Image.Image
+    logits: np.ndarray
+    unfamiliar: bool | None
+    regions: dict[str, np.ndarray]
+    outlines: Image.Image | None
+
+
+# ---- models ---------------------------------------------------------------------------------------
+
+
+@st.cache_resource(max_entries=3, show_spinner="Loading the model …")
+def get_model(model_id: str) -> cdam.VisionModel:
+    """The one copy of a model that all visitors share."""
+    return cdam.load_model(model_id)
+
+
+def n_heads(model: cdam.VisionModel) -> int:
+    """Attention heads that can be shown one by one; 0 where the closed form does not apply."""
+    return model.module.blocks[-1].attn.num_heads if model.closed_form else 0
+
+
+def warm() -> None:
+    """Do the slow first things before the first visitor comes.
+
+    Freezing what exists then keeps the garbage collector, which Streamlit calls after every run,
+    from walking through all of torch each time.
+    """
+    try:
+        model = get_model(DEFAULT_MODEL)
+    except cdam.BadCheckpoint:
+        return  # the page will say so
+    height, width = model.input_size
+    cdam.explain(model, Image.new("RGB", (width, height), "grey"), cdam.ALL)
+    gc.collect()
+    gc.freeze()
+
+
+# ---- the current picture --------------------------------------------------------------------------
+
+
+def current_picture() -> Picture | None:
+    """The visitor's picture; at first, the first sample."""
+    if "picture" not in st.session_state and samples():
+        choose_sample(next(iter(samples())))
+    return st.session_state.get("picture")
+
+
+def choose_sample(sample_id: str) -> None:
+    """Make a sample the current picture; an unknown id changes nothing."""
+    if sample_id in samples():
+        st.session_state["picture"] = _sample_picture(sample_id)
+
+
+def take_upload(uploaded) -> None:
+    """Decode an uploaded file, make it the current picture and drop the raw file at once.
+
+    Raises:
+        BadImage: with one sentence; the previous picture stays.
+    """
+    try:
+        with slot():
+            image = cdam.open_image(uploaded.getvalue())
+            notes = list(image.info["notes"])
+            if max(image.size) > LONGEST_SIDE:
+                notes.append(f"reduced from {image.width} × {image.height} pixels")
+                image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+            st.session_state["picture"] = Picture(image, digest(image), tuple(notes))
+    finally:
+        _drop_raw_file(uploaded)
+
+
+def forget_picture() -> None:
+    """Remove an uploaded picture and everything computed from it."""
+    st.session_state.pop("picture", None)
+    _own_prepared.clear()
+    _explanation.clear()
+
+
+def upload_key() -> str:
+    """Key of the upload widget; a new one empties it."""
+    return f"upload.{st.session_state.get('uploads', 0)}"
+
+
+def _drop_raw_file(uploaded) -> None:
+    """Free the server's copy now: by itself it would outlive the browser tab."""
+    context = get_script_run_ctx()
+    if context is not None:
+        context.uploaded_file_mgr.remove_file(context.session_id, uploaded.file_id)
+    st.session_state["uploads"] = st.session_state.get("uploads", 0) + 1
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _sample_picture(sample_id: str) -> Picture:
+    sample = samples()[sample_id]
+    image = cdam.open_image(sample.file)
+    return Picture(image, digest(image), tuple(image.info["notes"]), sample)
+
+
+# ---- what is computed from it ---------------------------------------------------------------------
+
+
+def prepare(model_id: str, picture: Picture) -> Prepared:
+    """Encode a picture, once per model."""
+    remembered = _own_prepared if picture.sample is None else _sample_prepared
+    return remembered(model_id, picture.digest, picture)
+
+
+@st.cache_resource(max_entries=64, show_spinner="Reading the picture …")
+def _sample_prepared(model_id: str, digest: str, _picture: Picture) -> Prepared:
+    return _prepare(get_model(model_id), _picture)
+
+
+@st.cache_resource(scope="session", max_entries=4, show_spinner="Reading the picture …")
+def _own_prepared(model_id: str, digest: str, _picture: Picture) -> Prepared:
+    return _prepare(get_model(model_id), _picture)
+
+
+def _prepare(model: cdam.VisionModel, picture: Picture) -> Prepared:
+    zoom = max(1, round(VIEW_SIDE / max(model.input_size)))
+    view = model.fit(picture.image, zoom=zoom).image
+    with slot():
+        encoding = model.encode_image(picture.image)
+        logits = model.logits(encoding).cpu().numpy()
+        unfamiliar = model.is_unfamiliar(encoding)
+    masks = _masks(picture.sample, (view.height, view.width))
+    regions = {name: coverage(mask, encoding.grid) for name, mask in masks.items()}
+    outlines = outline_layer(list(masks.values())) if masks else None
+    return Prepared(encoding, view, logits, unfamiliar, regions, outlines)
+
+
+def _masks(sample: Sample | None, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Class name -> (H, W) bool, at the size of the view."""
+    numbers = sample.read_mask() if sample else None
+    if numbers is None:
+        return {}
+    fitted = fit_mask(numbers, size)
+    masks: dict[str, np.ndarray] = {}
+    for number, name in enumerate(sample.objects, start=1):
+        masks[name] = masks.get(name, False) | (fitted == number)
+    return {name: mask for name, mask in masks.items() if mask.any()}
+
+
+def explain(
+    model_id: str,
+    picture: Picture,
+    targets: tuple[Target, ...] | None,
+    method: str = "cdam",
+    settings: dict[str, Any] | None = None,
+) -> cdam.Explanation:
+    """An explanation of the picture, remembered for this visitor.
+
+    Args:
+        model_id: the model.
+        picture: the picture.
+        targets: class indices, or pairs (a, b) for a rather than b; None: every class.
+        method: id in ``METHODS``.
+        settings: of the method.
+    """
+    key = tuple(sorted((settings or {}).items()))
+    encoding = prepare(model_id, picture).encoding
+    return _explanation(model_id, picture.digest, targets, method, key, encoding)
+
+
+@st.cache_resource(scope="session", max_entries=32, show_spinner="Computing the maps …")
+def _explanation(
+    model_id: str,
+    digest: str,
+    targets: tuple[Target, ...] | None,
+    method: str,
+    settings: tuple[tuple[str, Any], ...],
+    _encoding: cdam.Encoding,
+) -> cdam.Explanation:
+    asked = cdam.ALL if targets is None else [
+        cdam.Contrast(*target) if isinstance(target, tuple) else target for target in targets
+    ]
+    with slot():
+        return cdam.explain(get_model(model_id), _encoding, asked, method, **dict(settings))

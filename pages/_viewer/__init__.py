@@ -1,0 +1,73 @@
+"""Three light components without frames: panels of maps, the sample gallery, and bar lists.
+
+Their scripts and styles lie beside this file; data goes in, and clicks come back as triggers.
+Text is set as text in the browser, so class names and titles can never become markup.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+_FOLDER = Path(__file__).parent
+
+
+def _component(name: str) -> Callable[..., Any]:
+    script, style = (
+        (_FOLDER / f"{name}.{kind}").read_text(encoding="utf-8") for kind in ("js", "css")
+    )
+    return st.components.v2.component(f"cdam_{name}", js=script, css=style)
+
+
+_maps, _gallery, _bars = _component("maps"), _component("gallery"), _component("bars")
+
+
+def maps(data: dict[str, Any], key: str, on_patch: Callable[[], None]) -> None:
+    """Panels of one picture with a shared patch cursor.
+
+    Args:
+        data: "panels", "scale", "grid", "selected" and the numbers of the tooltip; see
+            ``_panels.viewer_data``.
+        key: of the widget; ``st.session_state[key]["patch"]`` is the clicked [row, col].
+        on_patch: called when a patch is clicked, or Enter is pressed on it.
+    """
+    _maps(key=key, data=data, on_patch_change=on_patch)
+
+
+def gallery(
+    items: list[dict[str, str]], chosen: str | None, key: str, on_sample: Callable[[], None]
+) -> None:
+    """Thumbnails to choose from.
+
+    Args:
+        items: dicts with "id", "title" and "src" (a data URL).
+        chosen: id of the current one.
+        key: of the widget; ``st.session_state[key]["sample"]`` is the clicked id.
+        on_sample: called when one is chosen.
+    """
+    data = {"label": "Sample pictures", "items": items, "chosen": chosen}
+    _gallery(key=key, data=data, on_sample_change=on_sample)
+
+
+def bars(
+    title: str,
+    items: list[tuple[str, float, str]],
+    full: float,
+    key: str,
+    colour: str = "",
+    none: str = "None.",
+) -> None:
+    """A titled list of names with bars.
+
+    Args:
+        title: shown above the list and read out for it.
+        items: (name, value, value as text).
+        full: |value| of a full bar.
+        key: of the widget.
+        colour: of the bars; empty: the theme's.
+        none: shown for an empty list.
+    """
+    rows = [{"name": name, "value": value, "text": text} for name, value, text in items]
+    data = {"title": title, "items": rows, "full": full or 1, "colour": colour, "none": none}
+    _bars(key=key, data=data)

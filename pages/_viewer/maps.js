@@ -1,0 +1,217 @@
+// Panels of one picture: hover shows what a patch says, click or Enter selects it everywhere.
+// All text arrives as data and is set as text, never as HTML.
+
+const make = (tag, className, parent) => {
+  const node = document.createElement(tag);
+  node.className = className;
+  parent.append(node);
+  return node;
+};
+
+const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
+
+class Maps {
+  constructor(parent) {
+    this.root = make("div", "maps", parent);
+    this.panels = make("div", "panels", this.root);
+    this.panels.tabIndex = 0;
+    this.panels.setAttribute("role", "application");
+    this.legend = make("div", "legend", this.root);
+    this.tip = make("div", "tip", this.root);
+    this.tip.hidden = true;
+    this.live = make("div", "live", this.root);
+    this.live.setAttribute("aria-live", "polite");
+    this.figures = [];
+    this.cursor = null;
+    this.listen();
+    new ResizeObserver(() => this.layout()).observe(this.root);
+  }
+
+  listen() {
+    this.panels.addEventListener("pointermove", (event) => this.hover(event));
+    this.panels.addEventListener("pointerleave", () => this.leave());
+    this.panels.addEventListener("click", (event) => this.click(event));
+    this.panels.addEventListener("keydown", (event) => this.key(event));
+    this.panels.addEventListener("blur", () => this.leave());
+  }
+
+  update(data, send) {
+    this.data = data;
+    this.send = send;
+    this.panels.setAttribute("aria-label", data.label);
+    while (this.figures.length > data.panels.length) this.figures.pop().figure.remove();
+    while (this.figures.length < data.panels.length) this.figures.push(this.newFigure());
+    data.panels.forEach((panel, index) => this.fill(this.figures[index], panel));
+    this.fillLegend(data.scale);
+    this.mark("selected", data.selected);
+    if (!this.tip.hidden && this.cursor) this.writeTip(this.cursor);
+    this.layout();
+  }
+
+  newFigure() {
+    const figure = make("figure", "panel", this.panels);
+    const caption = make("figcaption", "caption", figure);
+    const badge = make("span", "badge", caption);
+    const title = make("span", "title", caption);
+    const note = make("span", "note", caption);
+    const frame = make("div", "frame", figure);
+    const img = make("img", "picture", frame);
+    img.draggable = false;
+    const selected = make("div", "cell selected", frame);
+    const hover = make("div", "cell hover", frame);
+    selected.hidden = hover.hidden = true;
+    return { figure, badge, title, note, frame, img, selected, hover };
+  }
+
+  fill(parts, panel) {
+    parts.badge.textContent = panel.badge;
+    parts.badge.hidden = !panel.badge;
+    parts.title.textContent = panel.title;
+    parts.title.title = panel.title;
+    parts.note.textContent = panel.note;
+    if (parts.img.src !== panel.src) parts.img.src = panel.src;
+    parts.img.alt = panel.alt;
+  }
+
+  fillLegend(scale) {
+    if (!this.bar) {
+      this.low = make("span", "low", this.legend);
+      this.bar = make("img", "bar", this.legend);
+      this.high = make("span", "high", this.legend);
+      this.zero = make("span", "zero", this.legend);
+      this.note = make("span", "scale-note", this.legend);
+    }
+    this.bar.src = scale.src;
+    this.bar.alt = scale.alt;
+    this.low.textContent = scale.low;
+    this.zero.textContent = "0";
+    this.high.textContent = scale.high;
+    this.note.textContent = scale.note;
+  }
+
+  // As few rows as the width allows, all equally full.
+  layout() {
+    const count = this.figures.length;
+    const width = this.root.clientWidth;
+    if (!count || !width) return;
+    const fitting = clamp(Math.floor(width / (width < 640 ? 150 : 185)), 1, count);
+    const rows = Math.ceil(count / fitting);
+    this.panels.style.setProperty("--cols", Math.ceil(count / rows));
+  }
+
+  cellAt(event) {
+    const part = this.figures.find(({ frame }) => event.composedPath().includes(frame));
+    if (!part) return null;
+    const box = part.frame.getBoundingClientRect();
+    const [rows, cols] = this.data.grid;
+    const row = clamp(Math.floor(((event.clientY - box.top) / box.height) * rows), 0, rows - 1);
+    const col = clamp(Math.floor(((event.clientX - box.left) / box.width) * cols), 0, cols - 1);
+    return { part, cell: [row, col] };
+  }
+
+  mark(kind, cell) {
+    const [rows, cols] = this.data.grid;
+    for (const part of this.figures) {
+      part[kind].hidden = !cell;
+      if (!cell) continue;
+      Object.assign(part[kind].style, {
+        top: `${(100 * cell[0]) / rows}%`,
+        left: `${(100 * cell[1]) / cols}%`,
+        height: `${100 / rows}%`,
+        width: `${100 / cols}%`,
+      });
+    }
+  }
+
+  hover(event) {
+    if (event.pointerType === "touch") return;
+    const found = this.cellAt(event);
+    if (!found) {
+      this.leave();
+      return;
+    }
+    this.cursor = found.cell;
+    this.mark("hover", found.cell);
+    this.writeTip(found.cell);
+    this.place(event.clientX, event.clientY);
+  }
+
+  leave() {
+    this.tip.hidden = true;
+    this.mark("hover", null);
+  }
+
+  click(event) {
+    const found = this.cellAt(event);
+    if (found) this.select(found.cell);
+  }
+
+  select(cell) {
+    this.cursor = cell;
+    this.mark("selected", cell);
+    this.send("patch", cell);
+  }
+
+  key(event) {
+    const step = {
+      ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1],
+    }[event.key];
+    const [row, col] = this.cursor || this.data.selected || [0, 0];
+    if (step) {
+      const [rows, cols] = this.data.grid;
+      this.cursor = [clamp(row + step[0], 0, rows - 1), clamp(col + step[1], 0, cols - 1)];
+      this.mark("hover", this.cursor);
+      this.writeTip(this.cursor);
+      const box = this.figures[Math.min(1, this.figures.length - 1)].hover.getBoundingClientRect();
+      this.place(box.right, box.bottom);
+      this.live.textContent = this.tip.innerText;
+    } else if (event.key === "Enter" || event.key === " ") {
+      this.select([row, col]);
+    } else if (event.key === "Escape") {
+      this.leave();
+    } else {
+      return;
+    }
+    event.preventDefault();
+  }
+
+  writeTip([row, col]) {
+    const { data } = this;
+    const index = row * data.grid[1] + col;
+    this.tip.replaceChildren();
+    make("div", "tip-head", this.tip).textContent = `Row ${row + 1}, column ${col + 1}`;
+    if (!data.content[index]) {
+      make("div", "tip-note", this.tip).textContent = "Padding: no picture here, not counted.";
+      return;
+    }
+    const table = make("div", "tip-table", this.tip);
+    data.shown.forEach(({ name, values }) => this.tipRow(table, name, values[index]));
+    make("div", "tip-note", this.tip).textContent = data.inspectorNote;
+    const all = make("div", "tip-table", this.tip);
+    data.strongest[index].forEach(([name, value]) => this.tipRow(all, data.names[name], value));
+    this.tip.hidden = false;
+  }
+
+  tipRow(table, name, value) {
+    make("span", "tip-name", table).textContent = name;
+    const sign = value > 0 ? "+" : value < 0 ? "−" : "";
+    const text = sign + Math.abs(value).toFixed(this.data.decimals);
+    make("span", value < 0 ? "tip-value against" : "tip-value for", table).textContent = text;
+  }
+
+  place(x, y) {
+    this.tip.hidden = false;
+    const { offsetWidth: width, offsetHeight: height } = this.tip;
+    const left = x + 16 + width > window.innerWidth ? x - width - 16 : x + 16;
+    this.tip.style.left = `${clamp(left, 4, window.innerWidth - width - 4)}px`;
+    this.tip.style.top = `${clamp(y + 16, 4, window.innerHeight - height - 4)}px`;
+  }
+}
+
+export default function (component) {
+  const { data, parentElement, setTriggerValue } = component;
+  const known = parentElement.querySelector(".maps");
+  const view = known ? known.view : new Maps(parentElement);
+  view.root.view = view;
+  view.update(data, setTriggerValue);
+}
