@@ -5,8 +5,12 @@ clip only what lies beyond the scale. Figures are drawn without a browser and wi
 global state is not safe with several users.
 """
 
+from __future__ import annotations
+
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.cm import ScalarMappable
@@ -15,9 +19,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy import ndimage
 
-from cdam_core.explanation import Explanation
 from cdam_core.maps import to_map
 from cdam_core.methods import METHODS
+
+if TYPE_CHECKING:
+    from cdam_core.explanation import Explanation
 
 LEVELS = 511  # odd, so that exactly one colour is zero's
 
@@ -133,12 +139,20 @@ def _hatching(size: tuple[int, int]) -> np.ndarray:
 
 def outline(picture: Image.Image, mask: np.ndarray, width: int = 2) -> Image.Image:
     """Draw the border of a mask (H, W) bool: white with a dark rim, readable on every colour."""
-    mask = np.asarray(mask, bool)
-    inner = ndimage.binary_dilation(mask, iterations=width) & ~mask
-    rim = ndimage.binary_dilation(mask, iterations=2 * width) & ~mask & ~inner
-    pixels = np.array(picture.convert("RGB"))
-    pixels[rim] = (20, 20, 20)
-    pixels[inner] = (255, 255, 255)
+    layer = outline_layer([mask], width)
+    outlined = picture.convert("RGB")
+    outlined.paste(layer, mask=layer)
+    return outlined
+
+
+def outline_layer(masks: Sequence[np.ndarray], width: int = 2) -> Image.Image:
+    """The borders of masks (H, W) bool as one RGBA layer, to be pasted on many pictures."""
+    pixels = np.zeros((*np.shape(masks[0]), 4), np.uint8)
+    for mask in np.asarray(masks, bool):
+        inner = ndimage.binary_dilation(mask, iterations=width) & ~mask
+        rim = ndimage.binary_dilation(mask, iterations=2 * width) & ~mask & ~inner
+        pixels[rim] = (20, 20, 20, 255)
+        pixels[inner] = (255, 255, 255, 255)
     return Image.fromarray(pixels)
 
 
