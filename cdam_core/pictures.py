@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,13 +50,24 @@ class Palette:
         return LinearSegmentedColormap.from_list(self.id, self.stops, LEVELS)
 
     def table(self) -> np.ndarray:
-        """(LEVELS, 3) uint8 colours."""
-        colours = self.colormap()(np.linspace(0, 1, LEVELS))[:, :3]
-        return np.rint(colours * 255).astype(np.uint8)
+        """(LEVELS, 3) uint8 colours; read-only."""
+        return _table(self)
+
+    def strength(self) -> np.ndarray:
+        """(LEVELS,) |score| / scale of every colour, 0 to 1."""
+        return np.abs(np.linspace(-1 if self.signed else 0, 1, LEVELS))
 
     def neutral(self) -> tuple[int, int, int]:
         """The RGB colour of zero."""
         return tuple(int(v) for v in self.table()[LEVELS // 2 if self.signed else 0])
+
+
+@cache
+def _table(palette: Palette) -> np.ndarray:
+    colours = palette.colormap()(np.linspace(0, 1, LEVELS))[:, :3]
+    table = np.rint(colours * 255).astype(np.uint8)
+    table.setflags(write=False)
+    return table
 
 
 # Blue and orange differ for every common kind of colour blindness; lightness is symmetric.
@@ -85,11 +97,11 @@ def palette_for(method: str, chosen: str = DEFAULT_PALETTE) -> Palette:
 
 def _position(score_map: np.ndarray, scale: float, palette: Palette) -> np.ndarray:
     """Scores to positions 0..LEVELS-1 in the palette; what lies beyond the scale is clipped."""
-    unit = np.clip(np.nan_to_num(np.asarray(score_map, np.float64) / scale), -1, 1)
+    unit = np.clip(np.nan_to_num(np.asarray(score_map, np.float32) / scale), -1, 1)
     middle = LEVELS // 2
     if palette.signed:
-        return np.rint(middle + unit * middle).astype(int)
-    return np.rint(np.clip(unit, 0, 1) * (LEVELS - 1)).astype(int)
+        return np.rint(middle + unit * middle).astype(np.intp)
+    return np.rint(np.clip(unit, 0, 1) * (LEVELS - 1)).astype(np.intp)
 
 
 def colourise(score_map: np.ndarray, scale: float, palette: Palette) -> np.ndarray:
@@ -121,11 +133,13 @@ def overlay(
     Returns:
         PIL RGB of the same size.
     """
-    base = np.asarray(image.convert("L").convert("RGB"), np.float64)
-    colours = colourise(score_map, scale, palette).astype(np.float64)
-    strength = np.abs(np.nan_to_num(np.asarray(score_map, np.float64) / scale)).clip(0, 1)
-    alpha = (opacity * np.sqrt(strength) if fade else np.full(strength.shape, opacity))[..., None]
-    mixed = base * (1 - alpha) + colours * alpha
+    # Colour and opacity depend on the position in the palette alone, so both are looked up.
+    alpha = opacity * np.sqrt(palette.strength()) if fade else np.full(LEVELS, opacity)
+    paint = (palette.table() * alpha[:, None]).astype(np.float32)
+    keep = (1 - alpha).astype(np.float32)[:, None]
+    position = _position(score_map, scale, palette)
+    grey = np.asarray(image.convert("L"), np.float32)[..., None]
+    mixed = grey * keep[position] + paint[position]
     if content is not None:
         mixed = np.where(content[..., None], mixed, _hatching(mixed.shape[:2])[..., None])
     return Image.fromarray(np.rint(mixed).astype(np.uint8))
