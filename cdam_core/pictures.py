@@ -26,6 +26,7 @@ from cdam_core.methods import METHODS
 if TYPE_CHECKING:
     from cdam_core.explanation import Explanation
 
+GREY_LOW, GREY_RANGE = 55, 0.55  # black becomes 55, white 195
 LEVELS = 511  # odd, so that exactly one colour is zero's
 
 
@@ -118,7 +119,7 @@ def overlay(
     fade: bool = True,
     content: np.ndarray | None = None,
 ) -> Image.Image:
-    """Colours over a greyed image.
+    """Colours over a greyed image of reduced contrast, so that they show on white and on black.
 
     Args:
         image: PIL RGB of the map's size: exactly what the model saw.
@@ -138,7 +139,7 @@ def overlay(
     paint = (palette.table() * alpha[:, None]).astype(np.float32)
     keep = (1 - alpha).astype(np.float32)[:, None]
     position = _position(score_map, scale, palette)
-    grey = np.asarray(image.convert("L"), np.float32)[..., None]
+    grey = GREY_LOW + GREY_RANGE * np.asarray(image.convert("L"), np.float32)[..., None]
     mixed = grey * keep[position] + paint[position]
     if content is not None:
         mixed = np.where(content[..., None], mixed, _hatching(mixed.shape[:2])[..., None])
