@@ -34,8 +34,8 @@ PAGES = (Row("compare.py", "Compare classes", "compare", ":material/compare:"),)
 
 FOOTER = (
     "CDAM Explorer shows what a model read from a picture, not what is true. "
-    "It is no medical device and not meant for diagnosis. Pictures stay on this server's memory "
-    "for the visit only."
+    "It is no medical device and not meant for diagnosis. Your pictures stay in memory, for this "
+    "visit only."
 )
 
 

@@ -1,4 +1,4 @@
-"""From explanations to what the viewer shows: pictures, one scale, and the numbers of the tooltip."""
+"""From explanations to what the viewer shows: pictures, one scale, numbers of the tooltip."""
 
 import base64
 import io
@@ -14,6 +14,7 @@ from cdam_core.pictures import DEFAULT_PALETTE, PALETTES, draw, legend, palette_
 from pages._state import Prepared
 from pages._words import decimals_for, signed
 
+COLOURED = 0.99  # share of the scores that the colours tell apart; the rest get the last colour
 TIP_CLASSES = 3  # strongest classes on either side in the tooltip
 
 
@@ -35,8 +36,22 @@ class Look:
 
 
 def shared_scale(explanation: cdam.Explanation) -> float:
-    """The one scale of all panels, from the patches that show picture rather than padding."""
-    return symmetric_scale([explanation.scores[:, explanation.content]])
+    """The one scale of all panels, from the patches that show picture rather than padding.
+
+    A few patches often hold scores far above all others; up to that scale alone, the rest would
+    look empty. The page and the file say where colours end and how large scores get.
+    """
+    return symmetric_scale([explanation.scores[:, explanation.content]], COLOURED)
+
+
+def beyond_scale(explanation: cdam.Explanation) -> str:
+    """What to say of the scores that lie beyond the scale."""
+    scores = explanation.scores[:, explanation.content]
+    scale, largest = shared_scale(explanation), scores.flat[np.abs(scores).argmax()]
+    if abs(largest) <= scale:
+        return ""
+    end = signed(scale, decimals_for(scale))[1:]
+    return f"1 % of the scores lie beyond ±{end}, up to {signed(largest, decimals_for(scale))}"
 
 
 def data_url(picture: Image.Image) -> str:
@@ -62,14 +77,15 @@ def draw_panels(prepared: Prepared, explanation: cdam.Explanation, look: Look) -
 
 def scale_bar(explanation: cdam.Explanation, look: Look) -> dict[str, str]:
     """The printed scale under the panels."""
-    scale = shared_scale(explanation)
+    scale, beyond = shared_scale(explanation), beyond_scale(explanation)
     end = signed(scale, decimals_for(scale))
+    note = "One scale for every map, the difference included. Score per patch, in logits."
     return {
         "src": data_url(legend(scale, palette_for(explanation.method, look.palette))),
         "alt": f"Colour scale from −{end[1:]} over zero to {end}",
         "low": f"speaks against  −{end[1:]}",
         "high": f"{end}  speaks for",
-        "note": "One scale for every map, the difference included. Score per patch, in logits.",
+        "note": f"{note} {beyond}." if beyond else note,
     }
 
 

@@ -21,7 +21,7 @@ LOGIT = (
 )
 
 
-# ---- model ----------------------------------------------------------------------------------------
+# ---- model ---------------------------------------------------------------------------------------
 
 
 def model_labels() -> dict[str, str]:
@@ -60,7 +60,7 @@ def try_model(wanted: str | None = None) -> None:
     st.session_state["model.choice"] = st.session_state["model.loaded"] = wanted
 
 
-# ---- picture --------------------------------------------------------------------------------------
+# ---- picture -------------------------------------------------------------------------------------
 
 
 def pick_picture() -> _state.Picture | None:
@@ -68,7 +68,6 @@ def pick_picture() -> _state.Picture | None:
     picture = _state.current_picture()
     sample = picture.sample if picture else None
     if samples():
-        st.caption("Picture: choose a sample, or open your own")
         _viewer.gallery(
             _thumbnails(), sample.id if sample else None, "gallery", _on_sample
         )
@@ -116,7 +115,7 @@ def _thumbnail(sample: Sample) -> str:
     return data_url(small)
 
 
-# ---- strongest answers ----------------------------------------------------------------------------
+# ---- strongest answers ---------------------------------------------------------------------------
 
 
 def show_predictions(model: cdam.VisionModel, logits: np.ndarray) -> None:

@@ -68,7 +68,7 @@ class Prepared:
     outlines: Image.Image | None
 
 
-# ---- models ---------------------------------------------------------------------------------------
+# ---- models --------------------------------------------------------------------------------------
 
 
 @st.cache_resource(max_entries=3, show_spinner="Loading the model …")
@@ -98,7 +98,7 @@ def warm() -> None:
     gc.freeze()
 
 
-# ---- the current picture --------------------------------------------------------------------------
+# ---- the current picture -------------------------------------------------------------------------
 
 
 def current_picture() -> Picture | None:
@@ -159,7 +159,7 @@ def _sample_picture(sample_id: str) -> Picture:
     return Picture(image, digest(image), tuple(image.info["notes"]), sample)
 
 
-# ---- what is computed from it ---------------------------------------------------------------------
+# ---- what is computed from it --------------------------------------------------------------------
 
 
 def prepare(model_id: str, picture: Picture) -> Prepared:

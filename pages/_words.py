@@ -29,11 +29,6 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def listed(words: list[str]) -> str:
-    """A list in a sentence: "a, b and c"."""
-    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
-
-
 def file_name(parts: list[str], suffix: str) -> str:
     """A name for a download that every system accepts, such as cdam_scenes_zebra_elephant.png."""
     text = "_".join(unicodedata.normalize("NFKC", part) for part in parts)

@@ -1,5 +1,6 @@
 """Compare classes: which parts of this picture speak for A rather than B?"""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from cdam_core.methods import METHODS
 from cdam_core.pictures import DEFAULT_PALETTE, PALETTES, panel
 from pages import _links, _panels, _pickers, _state, _viewer
 from pages._frame import guard
-from pages._words import decimals_for, file_name, listed, percent, plain, signed
+from pages._words import decimals_for, file_name, percent, plain, signed
 
 MAX_MORE = 4  # classes beside A and B
 INSPECTED = 5  # classes on either side in the patch inspector
@@ -65,7 +66,7 @@ def main() -> None:
         st.markdown(HOW_TO_READ)
 
 
-# ---- a picture that the model does not know -------------------------------------------------------
+# ---- a picture that the model does not know ------------------------------------------------------
 
 
 def wants_maps_anyway(picture: _state.Picture, prepared: _state.Prepared) -> bool:
@@ -91,7 +92,7 @@ def wants_maps_anyway(picture: _state.Picture, prepared: _state.Prepared) -> boo
     return anyway
 
 
-# ---- the comparison -------------------------------------------------------------------------------
+# ---- the comparison ------------------------------------------------------------------------------
 
 
 @st.fragment
@@ -111,7 +112,9 @@ def explore(model_id: str) -> None:
         ask(explanation)
     with maps:
         show_maps(prepared, explanation, every, look, patch)
-        tell_shares(model, prepared, explanation)
+        tell_shares(prepared, explanation)
+        if picture.notes:
+            st.caption(plain(f"On opening: {'; '.join(picture.notes)}."))
     inspect(explanation, every, patch, look)
     offer_downloads(model_id, prepared, explanation, look)
     _links.write(picture, [model.class_names[c] for c in classes], method)
@@ -162,8 +165,8 @@ def _keep_apart(token: str) -> None:
 def class_labels(model: cdam.VisionModel) -> list[str]:
     """Names for lists; a name that several classes share gets its number."""
     names = model.class_names
-    twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()
-    return [f"{name} (class {i})" if name in twice else name for i, name in enumerate(names)]
+    count = Counter(names)
+    return [f"{name} (class {i})" if count[name] > 1 else name for i, name in enumerate(names)]
 
 
 def pick_look(
@@ -175,19 +178,23 @@ def pick_look(
         method = st.selectbox(
             "Method", VARIANTS, format_func=lambda name: METHODS[name].label, key="method",
             help="  \n".join(f"**{METHODS[m].label}**: {METHODS[m].summary}" for m in VARIANTS),
-            width=170,
+            width=165,
         )
         heads = pick_heads(model, method)
         palette = st.selectbox(
             "Colours", SIGNED_PALETTES, format_func=lambda name: PALETTES[name].label,
-            index=SIGNED_PALETTES.index(DEFAULT_PALETTE), key="palette", width=180,
+            index=SIGNED_PALETTES.index(DEFAULT_PALETTE), key="palette", width=175,
             help="Zero always has the neutral colour. The standard colours suit the colour-blind.",
         )
         opacity = st.slider("Opacity", 0, 100, 85, 5, format="%d %%", key="opacity", width=150)
-        smooth = st.toggle("Smooth", key="smooth", help="Blend neighbouring patches. For the eye "
-                           "only: the scores stay the same.")
-        outlines = prepared.outlines is not None and st.toggle(
-            "Outlines", key="outlines", help="Draw the true borders of the objects.")
+        with st.container(width=130, gap="xsmall"):
+            smooth = st.toggle(
+                "Smooth", key="smooth",
+                help="Blend neighbouring patches. For the eye only: the scores stay the same.",
+            )
+            outlines = prepared.outlines is not None and st.toggle(
+                "Outlines", key="outlines", help="Draw the true borders of the objects."
+            )
     settings = {} if heads is None else {"heads": (heads,)}
     return method, settings, _panels.Look(palette, opacity / 100, smooth, outlines)
 
@@ -204,11 +211,11 @@ def pick_heads(model: cdam.VisionModel, method: str) -> int | None:
         disabled=not count,
         help="An attention head is one of several parallel readers in the last block. Their maps "
         "add up to the whole. Only plain CDAM can be taken apart like this.",
-        width=120,
+        width=105,
     )
 
 
-# ---- what is shown --------------------------------------------------------------------------------
+# ---- what is shown -------------------------------------------------------------------------------
 
 
 def ask(explanation: cdam.Explanation) -> None:
@@ -217,9 +224,9 @@ def ask(explanation: cdam.Explanation) -> None:
     st.title(f"Why {plain(a)} rather than {plain(b)}?", anchor=False)
     winner, lead = (a, value_a - value_b) if value_a >= value_b else (b, value_b - value_a)
     st.markdown(
-        f"The model gives {plain(a)} a logit of {value_a:.2f} and {plain(b)} {value_b:.2f}: "
-        f"it leans towards **{plain(winner)}** by {lead:.2f}. "
-        "Orange patches speak for an answer, blue ones against it."
+        f"Logit of {plain(a)}: {signed(value_a)}, of {plain(b)}: {signed(value_b)}. "
+        f"The model leans towards **{plain(winner)}** by {lead:.2f}.",
+        help=_pickers.LOGIT,
     )
 
 
@@ -252,7 +259,7 @@ def current_patch(explanation: cdam.Explanation, token: str) -> tuple[int, int]:
 
 
 def tell_shares(
-    model: cdam.VisionModel, prepared: _state.Prepared, explanation: cdam.Explanation
+    prepared: _state.Prepared, explanation: cdam.Explanation
 ) -> None:
     """For a sample with known objects: where the positive evidence lies, in words."""
     sentences = [
@@ -267,17 +274,16 @@ def tell_shares(
 
 
 def share_sentence(label: str, scores: np.ndarray, regions: dict[str, np.ndarray]) -> str:
-    """E.g. "83 % of the positive evidence for zebra lies on the zebra, 4 % on the elephant"."""
+    """E.g. "83 % of the positive evidence for zebra lies on the zebra, 4 % on the elephant."."""
     if not (scores > 0).any():
         return f"No patch speaks for {plain(label)}."
     own_first = sorted(regions, key=lambda name: name != label)
-    parts = [
-        f"{percent(positive_share(scores, regions[name]))}{{}} on the {plain(name)}"
-        for name in own_first
-    ]
-    first = parts[0].format(f" of the positive evidence for {plain(label)} lies")
-    rest = [part.format("") for part in parts[1:]]
-    return listed([f"**{first}**" if own_first[0] == label else first, *rest]) + "."
+    shares = [percent(positive_share(scores, regions[name])) for name in own_first]
+    first, *rest = (f"on the {plain(name)}" for name in own_first)
+    sentence = f"**{shares[0]}** of the positive evidence for {plain(label)} lies {first}"
+    more = "".join(f", **{share}** {place}" for share, place in zip(shares[1:], rest, strict=True))
+    absent = "" if label in regions else f" (there is no {plain(label)} in this picture)"
+    return f"{sentence}{more}{absent}."
 
 
 def inspect(
@@ -287,10 +293,10 @@ def inspect(
     """One patch, and the classes it speaks for and against most, out of all of them."""
     rows, cols = explanation.grid
     st.subheader("One patch, all classes", anchor=False)
-    where, left, right = st.columns([1, 1.3, 1.3], gap="large")
+    where, left, right = st.columns([1, 1.3, 1.3], gap="medium")
     with where, st.container(horizontal=True):
-        st.number_input("Row", 1, rows, key="patch.row", width=110)
-        st.number_input("Column", 1, cols, key="patch.col", width=110)
+        st.number_input("Row", 1, rows, key="patch.row", width=95)
+        st.number_input("Column", 1, cols, key="patch.col", width=95)
     if not explanation.content[patch]:
         left.info("This patch is padding around the picture. It is not counted.")
         return
@@ -323,8 +329,10 @@ def offer_downloads(
     parts = ["cdam", model_id.removeprefix("timm:"), *method, *names, *simulated]
 
     def picture() -> bytes:
-        return panel(prepared.view, explanation, _panels.shared_scale(explanation), look.palette,
-                     look.opacity, look.smooth)
+        return panel(
+            prepared.view, explanation, _panels.shared_scale(explanation), look.palette,
+            look.opacity, look.smooth, scale_note=_panels.beyond_scale(explanation),
+        )
 
     offers = (
         ("Picture (PNG)", picture, "png", "image/png"),

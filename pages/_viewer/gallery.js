@@ -35,6 +35,7 @@ export default function (component) {
   const { data, parentElement, setTriggerValue } = component;
   let group = parentElement.querySelector(".gallery");
   if (!group) {
+    make("div", "label", parentElement).textContent = data.label;
     group = make("div", "gallery", parentElement);
     group.setAttribute("role", "radiogroup");
     group.addEventListener("keydown", (event) => move(event, group));
