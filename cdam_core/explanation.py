@@ -1,4 +1,4 @@
-"""The front door: ``explain`` takes an image and a question and returns a frozen ``Explanation``."""
+"""The front door: ``explain`` takes an image and a question and gives an ``Explanation``."""
 
 import csv
 import io

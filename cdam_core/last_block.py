@@ -70,23 +70,59 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class ClassAttention:
-    """Attention of the class token's query in the last block.
+class TokenSets:
+    """B sets of tokens T, stored as factors times b = 1 or B base sets.
+
+    A path of scaled tokens is one base set with B factors: products with it read the tokens once.
 
     Attributes:
-        probabilities: (B, H, M), rows sum to 1.
+        base: (b, M, d).
+        factors: (B, 1, 1).
+    """
+
+    base: Tensor
+    factors: Tensor
+
+    @classmethod
+    def of(cls, normed: Tensor) -> "TokenSets":
+        """Plain sets (B, M, d)."""
+        return cls(normed, normed.new_ones(len(normed), 1, 1))
+
+    def dense(self) -> Tensor:
+        """(B, M, d)."""
+        return self.base * self.factors
+
+    def dot_base(self, rows: Tensor) -> Tensor:
+        """(B, K, d) rows to (B, K, M) dot products with the base tokens."""
+        if len(self.base) == len(rows):
+            return rows @ self.base.transpose(1, 2)
+        return (rows.flatten(0, 1) @ self.base[0].T).unflatten(0, rows.shape[:2])
+
+    def mix(self, weights: Tensor) -> Tensor:
+        """(B, K, M) weights to (B, K, d) weighted sums of the tokens."""
+        if len(self.base) == len(weights):
+            return self.factors * (weights @ self.base)
+        mixed = (weights.flatten(0, 1) @ self.base[0]).unflatten(0, weights.shape[:2])
+        return self.factors * mixed
+
+
+@dataclass(frozen=True)
+class ClassAttention:
+    """What the class token's query sees in the last block.
+
+    Attributes:
+        probabilities: (B, H, M), A, rows sum to 1.
         pull: (B, H, M), kappa = q . (K - b_K) / sqrt(d_h): how strongly a token's features enter
             its attention logit.
-        mean: (B, H, d), the attention-weighted mean of the tokens.
-        mixed: (B, H, d_h), Z^h, the attention-weighted mean of the values.
-        query: (B, H, d_h), the class token's query without its bias.
+        mixed: (B, H, d_h), Z, the attention-weighted mean of the values.
+        turned: (B, H, d_h), sum_m A_m (q' . K_m / sqrt(d_h)) (V_m - Z): how Z moves as the query
+            without its bias, q', grows.
     """
 
     probabilities: Tensor
     pull: Tensor
-    mean: Tensor
     mixed: Tensor
-    query: Tensor
+    turned: Tensor
 
 
 def is_plain(module: nn.Module) -> bool:
@@ -103,7 +139,7 @@ def is_plain(module: nn.Module) -> bool:
     return untouched and own_head and isinstance(module.head, nn.Linear | nn.Identity)
 
 
-# ---- forward ----------------------------------------------------------------------------------------
+# ---- forward ------------------------------------------------------------------------------------
 
 
 def answers(module: nn.Module, tokens: Tensor, normed: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,7 +191,7 @@ def latent_of(module: nn.Module, class_rows: Tensor, mixed: Tensor) -> Tensor:
     return module.forward_head(module.norm(rows)[:, None], pre_logits=True)
 
 
-def class_attention(attn: nn.Module, normed: Tensor) -> ClassAttention:
+def class_attention(attn: nn.Module, sets: TokenSets) -> ClassAttention:
     """Recompute the attention of the class token; the one place where this is done.
 
     Keys and values of all tokens are never needed: q . K_i = (W_K^T q) . T_i + q . b_K, whose last
@@ -163,17 +199,30 @@ def class_attention(attn: nn.Module, normed: Tensor) -> ClassAttention:
 
     Args:
         attn: timm ``Attention`` without query or key normalisation.
-        normed: (B, M, d) tokens fed to it.
+        sets: tokens fed to it.
     """
     weight_q, weight_k, weight_v = _split_heads(attn, attn.qkv.weight)
     bias_q, _, bias_v = _biases(attn)
-    query = torch.einsum("hed,bd->bhe", weight_q, normed[:, 0])
-    probe = torch.einsum("bhe,hed->bhd", query + bias_q, weight_k) * attn.scale
-    pull = probe @ normed.transpose(1, 2)
+    query = torch.einsum("hed,bd->bhe", weight_q, sets.base[:, 0])
+    probes = torch.cat([query, bias_q.expand_as(query)], 1) * attn.scale
+    probes = torch.einsum("bhe,hed->bhd", probes, weight_k.repeat(2, 1, 1))
+    # Both query and key scale with the factor; the query's bias does not.
+    by_query, by_bias = sets.dot_base(probes).chunk(2, 1)
+    by_query = by_query * sets.factors**2
+    pull = by_query + by_bias * sets.factors
     probabilities = pull.softmax(-1)
-    mean = probabilities @ normed
-    mixed = torch.einsum("bhd,hed->bhe", mean, weight_v) + bias_v
-    return ClassAttention(probabilities, pull, mean, mixed, query)
+    tilt = probabilities * by_query
+    means = sets.mix(torch.cat([probabilities, tilt], 1))
+    mixed, tilted = torch.einsum("bhd,hed->bhe", means, weight_v.repeat(2, 1, 1)).chunk(2, 1)
+    turned = tilted - tilt.sum(-1, keepdim=True) * mixed
+    return ClassAttention(probabilities, pull, mixed + bias_v, turned)
+
+
+def plain_answers(module: nn.Module, class_rows: Tensor, sets: TokenSets) -> tuple[Tensor, Tensor]:
+    """What ``answers`` returns, from the class row alone; for modules where ``is_plain`` holds."""
+    mixed = class_attention(module.blocks[-1].attn, sets).mixed
+    latents = latent_of(module, class_rows, mixed.flatten(1))
+    return latents, module.head(latents)
 
 
 def _split_heads(attn: nn.Module, weight: Tensor) -> Tensor:
@@ -189,13 +238,13 @@ def _biases(attn: nn.Module) -> Tensor:
     return bias.view(3, attn.num_heads, attn.head_dim)
 
 
-# ---- evidence ---------------------------------------------------------------------------------------
+# ---- evidence -----------------------------------------------------------------------------------
 
 
 def closed_form_evidence(
     module: nn.Module,
     class_rows: Tensor,
-    normed: Tensor,
+    sets: TokenSets,
     directions: Directions,
     heads: Sequence[int] | None = None,
     path: str = "both",
@@ -207,13 +256,12 @@ def closed_form_evidence(
         S_i = sum_h A^h_i [ V'^h_i . J^h  +  kappa^h_i (V^h_i - Z^h) . J^h ],
 
     the first term being the value path and the second the key path. The class token's query adds
-    sum_h sum_m A^h_m (s q' . K_m) (V^h_m - Z^h) . J^h to its own row, q' the query without bias;
-    it moves the attention and is counted with the key path.
+    sum_h ``turned``^h . J^h to its own row; it moves the attention and counts as key path.
 
     Args:
         module: timm ViT for which ``is_plain`` holds.
         class_rows: (B, d) residual stream of the class token entering the last block.
-        normed: (B, M, d) tokens T.
+        sets: B sets of tokens T.
         directions: what is explained.
         heads: heads to sum over; None: all.
         path: "both" | "value" | "key".
@@ -223,12 +271,11 @@ def closed_form_evidence(
     """
     attn = module.blocks[-1].attn
     with torch.no_grad():
-        seen = class_attention(attn, normed)
-    values, pulls = _pull_back(module, class_rows, seen.mixed, directions)  # pulls: (B, C, H, d_h)
-    with torch.no_grad():
+        seen = class_attention(attn, sets)
+        values, pulls = _pull_back(module, class_rows, seen.mixed, directions)
         pulls = pulls * _head_mask(attn, heads).to(pulls)
-        tokens = _value_and_key_evidence(attn, normed, seen, pulls, path)
-        query = torch.einsum("bhe,bche->bc", _query_displacement(attn, normed, seen), pulls)
+        tokens = _value_and_key_evidence(attn, sets, seen, pulls, path)
+        query = torch.einsum("bhe,bche->bc", seen.turned, pulls)
         if path == "value":
             query = torch.zeros_like(query)
     return Evidence(tokens, query, values)
@@ -237,7 +284,7 @@ def closed_form_evidence(
 def _pull_back(
     module: nn.Module, class_rows: Tensor, mixed: Tensor, directions: Directions
 ) -> tuple[Tensor, Tensor]:
-    """Values (B, C) and J = d value / dZ (B, C, H, d_h), through the tail of the class row alone."""
+    """Values (B, C) and J = d value / dZ (B, C, H, d_h), through the class row alone."""
     batch, heads, width = mixed.shape
     with torch.no_grad():
         latents = latent_of(module, class_rows, mixed.flatten(1))
@@ -297,41 +344,33 @@ def check_heads(count: int, heads: Sequence[int] | None) -> list[int]:
 
 
 def _value_and_key_evidence(
-    attn: nn.Module, normed: Tensor, seen: ClassAttention, pulls: Tensor, path: str
+    attn: nn.Module, sets: TokenSets, seen: ClassAttention, pulls: Tensor, path: str
 ) -> Tensor:
-    """(B, M, C) evidence through values and keys."""
+    """(B, M, C) evidence through values and keys; pulls (B, C, H, d_h)."""
     weight_v, bias_v = _split_heads(attn, attn.qkv.weight)[2], _biases(attn)[2]
-    by_value = seen.probabilities if path != "key" else torch.zeros_like(seen.probabilities)
-    by_key = seen.probabilities * seen.pull if path != "value" else torch.zeros_like(seen.pull)
+    nothing = torch.zeros_like(seen.pull)
+    by_value = seen.probabilities if path != "key" else nothing
+    by_key = seen.probabilities * seen.pull if path != "value" else nothing
     offset = torch.einsum("bche,bhe->bhc", pulls, seen.mixed - bias_v)
-    evidence = _weighted_values(normed, weight_v, by_value + by_key, pulls)
+    evidence = _weighted_values(sets, weight_v, by_value + by_key, pulls)
     return evidence - by_key.transpose(1, 2) @ offset
 
 
-def _weighted_values(normed: Tensor, weight_v: Tensor, weights: Tensor, pulls: Tensor) -> Tensor:
+def _weighted_values(sets: TokenSets, weight_v: Tensor, weights: Tensor, pulls: Tensor) -> Tensor:
     """(B, M, C): sum over heads of weight (B, H, M) times V' . J, V' the bias-free values.
 
     Two orders of the same product: pull J back to the tokens (few values), or push the tokens
     forward to V' (many values).
     """
     heads, _, features = weight_v.shape
+    weights = weights * sets.factors
     if pulls.shape[1] * (heads - 1) < features:
         back = torch.einsum("bche,hed->bhcd", pulls, weight_v)
-        each = normed @ back.flatten(1, 2).transpose(1, 2)  # (B, M, H * C)
-        return torch.einsum("bmhc,bhm->bmc", each.unflatten(2, (heads, -1)), weights)
-    forward = (normed @ weight_v.flatten(0, 1).T).unflatten(2, (heads, -1))
+        each = sets.dot_base(back.flatten(1, 2)).unflatten(1, (heads, -1))
+        return torch.einsum("bhcm,bhm->bmc", each, weights)
+    forward = (sets.base @ weight_v.flatten(0, 1).T).unflatten(2, (heads, -1))
     weighted = (forward * weights.transpose(1, 2)[..., None]).flatten(2)
     return weighted @ pulls.flatten(2).transpose(1, 2)
-
-
-def _query_displacement(attn: nn.Module, normed: Tensor, seen: ClassAttention) -> Tensor:
-    """(B, H, d_h): how scaling the class token's query (without bias) moves Z."""
-    _, weight_k, weight_v = _split_heads(attn, attn.qkv.weight)
-    bias_v = _biases(attn)[2]
-    probe = torch.einsum("bhe,hed->bhd", seen.query, weight_k) * attn.scale
-    weights = seen.probabilities * (probe @ normed.transpose(1, 2))
-    moved = torch.einsum("bhd,hed->bhe", weights @ normed, weight_v)
-    return moved + weights.sum(-1, keepdim=True) * (bias_v - seen.mixed)
 
 
 def autograd_evidence(

@@ -30,10 +30,12 @@ from cdam_core.images import Fitted, fit_image
 from cdam_core.last_block import (
     Directions,
     LinearDirections,
+    TokenSets,
     answers,
     autograd_evidence,
     closed_form_evidence,
     is_plain,
+    plain_answers,
 )
 from cdam_core.late_vit import LateClassTokenViT
 
@@ -185,7 +187,7 @@ class VisionModel:
         """(B, 3, H, W) pixels to (B, d) latents l: the [CLS] row after the final norm."""
         with torch.no_grad():
             tokens = self._tokens_entering_last_block(self._checked(pixels))
-            return answers(self.module, tokens, self.last_norm(tokens))[0]
+        return self._answers(tokens)[0]
 
     def logits(self, encoding: Encoding) -> Tensor:
         """(C,) class scores of an encoded image.
@@ -194,14 +196,11 @@ class VisionModel:
             BadTarget: "no-head" for a backbone without a classifier.
         """
         self.require_head()
-        with torch.no_grad():
-            return answers(self.module, encoding.tokens, self.last_norm(encoding.tokens))[1][0]
+        return self._answers(encoding.tokens)[1][0]
 
     def values(self, encoding: Encoding, directions: Directions) -> Tensor:
         """(C,) explained values of an encoded image."""
-        with torch.no_grad():
-            tokens = encoding.tokens
-            return directions.values(*answers(self.module, tokens, self.last_norm(tokens)))[0]
+        return directions.values(*self._answers(encoding.tokens))[0]
 
     def require_head(self) -> None:
         """Raise ``BadTarget`` if the model has no classifier."""
@@ -216,13 +215,20 @@ class VisionModel:
         """Is the image far from what the model was trained on? None: not known for this model."""
         if self.bank is None:
             return None
-        with torch.no_grad():
-            latents, _ = answers(self.module, encoding.tokens, self.last_norm(encoding.tokens))
+        latents, _ = self._answers(encoding.tokens)
         return bool(self.bank.is_unfamiliar(latents[0].float().cpu().numpy()))
 
     def last_norm(self, tokens: Tensor) -> Tensor:
         """T: tokens (B, M, d) entering the last block, after its first LayerNorm."""
         return self.module.blocks[-1].norm1(tokens)
+
+    def _answers(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents (B, d) and logits (B, C) of tokens (B, M, d) entering the last block."""
+        with torch.no_grad():
+            normed = self.last_norm(tokens)
+            if self.closed_form:
+                return plain_answers(self.module, tokens[:, 0], TokenSets.of(normed))
+            return answers(self.module, tokens, normed)
 
     # ---- internals ------------------------------------------------------------------------------
 
@@ -267,7 +273,7 @@ class VisionModel:
         return pixels.to(like.device, like.dtype)
 
 
-# ---- adapting a module ----------------------------------------------------------------------------
+# ---- adapting a module --------------------------------------------------------------------------
 
 
 def wrap(
@@ -402,14 +408,15 @@ def _check_forward(model: VisionModel) -> None:
 
 def _closed_form_agrees(model: VisionModel) -> bool:
     """Compare the closed form with autograd on a few random tokens and directions."""
-    like, width = next(model.module.parameters()), model.module.embed_dim
+    module = model.module
+    like, width = next(module.parameters()), module.embed_dim
     draw = torch.Generator().manual_seed(0)
     tokens = torch.randn(1, model.num_prefix_tokens + 9, width, generator=draw).to(like)
     directions = LinearDirections(torch.randn(3, width, generator=draw).to(like))
     with torch.no_grad():
         normed = model.last_norm(tokens)
-    fast = closed_form_evidence(model.module, tokens[:, 0], normed, directions)
-    slow = autograd_evidence(model.module, tokens, normed, directions)
+    fast = closed_form_evidence(module, tokens[:, 0], TokenSets.of(normed), directions)
+    slow = autograd_evidence(module, tokens, normed, directions)
     whole = fast.tokens.clone()
     whole[:, 0] += fast.query
     return _close(whole, slow.tokens) and _close(fast.values, slow.values)
@@ -420,7 +427,7 @@ def _close(one: Tensor, two: Tensor) -> bool:
     return bool((one - two).abs().max() <= SELF_CHECK_TOLERANCE * scale)
 
 
-# ---- finding a model ------------------------------------------------------------------------------
+# ---- finding a model ----------------------------------------------------------------------------
 
 
 BUNDLED = ("scenes",)

@@ -14,6 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib import rcParams
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from cdam_core.explanation import Explanation
 
 GREY_LOW, GREY_RANGE = 55, 0.55  # black becomes 55, white 195
+# Names inside an SVG would be random otherwise: the same result must give the same bytes.
+rcParams["svg.hashsalt"] = "cdam"
+
 LEVELS = 511  # odd, so that exactly one colour is zero's
 
 

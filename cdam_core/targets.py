@@ -168,7 +168,7 @@ def _description(model: VisionModel, a: int, b: int) -> dict[str, Any]:
     }
 
 
-def top_classes(model: VisionModel, logits: Tensor, count: int) -> list[tuple[int, float]]:
+def top_classes(logits: Tensor, count: int) -> list[tuple[int, float]]:
     """The strongest classes as (index, logit), best first."""
     values, indices = torch.sort(logits, descending=True, stable=True)
     return list(zip(indices[:count].tolist(), values[:count].tolist(), strict=True))

@@ -14,8 +14,8 @@ from cdam_core.assets import assets_dir
 
 ROOT = Path(__file__).parent.parent
 # The data flow, first to last; a module imports only what stands before it.
-ORDER = ("errors", "assets", "images", "late_vit", "bank", "last_block", "models", "concepts",
-         "targets", "methods", "maps", "pictures", "explanation", "benchmarks")
+ORDER = ("errors", "assets", "files", "images", "late_vit", "bank", "last_block", "models",
+         "concepts", "targets", "methods", "maps", "pictures", "explanation", "benchmarks")
 # Beside the data flow: these may import it, and it never imports them.
 BESIDE = ("scenes", "nodules", "dicom", "training")
 ENTRIES = ("__init__", "__main__")  # see everything

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from cdam_core.errors import BadTarget
-from cdam_core.last_block import check_heads, class_attention
+from cdam_core.last_block import TokenSets, check_heads, class_attention
 from cdam_core.methods.base import Relevance, patch_scores
 from cdam_core.models import Encoding, VisionModel
 from cdam_core.targets import Targets
@@ -39,7 +39,7 @@ def attention_map(
         )
     with torch.no_grad():
         attn = model.module.blocks[-1].attn
-        seen = class_attention(attn, model.last_norm(encoding.tokens))
+        seen = class_attention(attn, TokenSets.of(model.last_norm(encoding.tokens)))
         mean = seen.probabilities[0, check_heads(attn.num_heads, heads)].mean(0)
         tokens = mean[:, None].expand(-1, len(targets))
         prefix = model.num_prefix_tokens

@@ -14,14 +14,21 @@ import torch
 from torch import Tensor
 
 from cdam_core.errors import BadTarget
-from cdam_core.last_block import Evidence, autograd_evidence, closed_form_evidence
+from cdam_core.last_block import (
+    Evidence,
+    TokenSets,
+    autograd_evidence,
+    closed_form_evidence,
+)
 from cdam_core.methods.base import Relevance, patch_scores
 from cdam_core.models import Encoding, VisionModel
 from cdam_core.targets import Targets
 
-# Samples or steps handled at once: large enough for the matrix products, small enough that a
-# 61 x 61 grid stays within a few hundred megabytes.
-CHUNK_TOKENS = 8192
+# Noise draws or steps handled at once, as a bound on the numbers that one batch holds: large
+# enough for the matrix products, small enough that a 61 x 61 grid stays within a few hundred
+# megabytes. Noisy tokens are held as they are (tokens x features), a path of scaled tokens only as
+# scores (tokens x targets) and attention (tokens x heads).
+CHUNK_NUMBERS = 2**22
 
 
 def plain_cdam(
@@ -44,9 +51,8 @@ def plain_cdam(
     Returns:
         ``Relevance``; > 0 supports the target, < 0 opposes it.
     """
-    with torch.no_grad():
-        normed = model.last_norm(encoding.tokens)
-    evidence = _evidence(model, encoding.tokens, normed, targets, heads, path)
+    sets = TokenSets.of(_start(model, encoding, "tokens"))
+    evidence = _evidence(model, encoding.tokens, sets, targets, heads, path)
     return _relevance(model, encoding, evidence.tokens[0], evidence.query[0], evidence.values[0])
 
 
@@ -79,9 +85,11 @@ def smooth_cdam(
         sigma = 0.05 * float(start.max() - start.min())
     draw = torch.Generator().manual_seed(seed)
     total = 0
-    for count in _chunks(n, start.shape[1]):
-        noise = torch.randn(count, *start.shape[1:], generator=draw, dtype=torch.float32)
-        total = total + _sum_over(model, encoding, start + sigma * noise.to(start), at, targets)
+    for count in _chunks(n, start.shape[1] * (start.shape[2] + len(targets))):
+        # One draw at a time, so that the noise of a seed does not depend on the batches.
+        noise = torch.stack([torch.randn(start.shape[1:], generator=draw) for _ in range(count)])
+        moved = torch.add(start, noise.to(start), alpha=sigma)
+        total = total + _sum_over(model, encoding, moved, at, targets)
     return _mean_relevance(model, encoding, targets, total / n, {"sigma": sigma})
 
 
@@ -96,9 +104,9 @@ def integrated_cdam(
 
     ``at="tokens"``: S_i = sum_j T_ij * mean over k = 1..steps of d value / dT_ij at (k/steps) T, a
     path integral: scores and rest together tend to value(T) - value(0) as steps grow.
-    ``at="block_input"``: the authors' code: mean over k = 1..steps-1 of sum_j T_ij * d value / dT_ij
-    at T = LN((k/steps) X). LayerNorm undoes the scaling, so only the residual path shrinks, and the
-    sum has no such meaning.
+    ``at="block_input"``: the authors' code: mean over k = 1..steps-1 of
+    sum_j T_ij * d value / dT_ij at T = LN((k/steps) X). LayerNorm undoes the scaling, so only the
+    residual path shrinks, and the sum has no such meaning.
 
     Args:
         model: adapted ViT.
@@ -111,12 +119,17 @@ def integrated_cdam(
     last = steps if at == "tokens" else steps - 1
     fractions = torch.arange(1, last + 1).to(start)[:, None, None] / steps
     total, done = 0, 0
-    for count in _chunks(last, start.shape[1]):
+    scaled = at == "tokens" and model.closed_form
+    held = len(targets) + (model.module.blocks[-1].attn.num_heads if scaled else start.shape[2])
+    for count in _chunks(last, start.shape[1] * held):
         part = fractions[done : done + count]
-        # Gradient times token is asked for at the scaled token, but T itself is wanted as factor.
-        weights = 1 / part if at == "tokens" else torch.ones_like(part)
-        total = total + _sum_over(model, encoding, part * start, at, targets, weights)
         done += count
+        if at == "tokens":
+            # Evidence is gradient times the scaled token, but T itself is wanted as the factor.
+            whole = _whole(model, encoding.tokens, TokenSets(start, part), targets) / part
+            total = total + whole.sum(0)
+        else:
+            total = total + _sum_over(model, encoding, part * start, at, targets)
     return _mean_relevance(model, encoding, targets, total / last)
 
 
@@ -131,51 +144,49 @@ def _start(model: VisionModel, encoding: Encoding, at: str) -> Tensor:
         return model.last_norm(encoding.tokens)
 
 
-def _chunks(total: int, tokens: int) -> Iterator[int]:
-    """Sizes of batches that cover ``total`` token sets."""
-    size = max(1, CHUNK_TOKENS // tokens)
+def _chunks(total: int, numbers: int) -> Iterator[int]:
+    """Sizes of batches that cover ``total`` token sets of ``numbers`` numbers each."""
+    size = max(1, CHUNK_NUMBERS // numbers)
     for done in range(0, total, size):
         yield min(size, total - done)
 
 
 def _sum_over(
-    model: VisionModel,
-    encoding: Encoding,
-    moved: Tensor,
-    at: str,
-    targets: Targets,
-    weights: Tensor | float = 1.0,
+    model: VisionModel, encoding: Encoding, moved: Tensor, at: str, targets: Targets
 ) -> Tensor:
-    """(M, T): weighted sum of the evidence at the moved tokens (B, M, d); weights (B, 1, 1)."""
+    """(M, T): the sum of the evidence at the moved tokens or block inputs (B, M, d)."""
     with torch.no_grad():
-        if at == "tokens":
-            tokens, normed = encoding.tokens.expand(len(moved), -1, -1), moved
-        else:
-            tokens, normed = moved, model.last_norm(moved)
-    evidence = _evidence(model, tokens, normed, targets)
-    whole = evidence.tokens
-    whole[:, 0] += evidence.query
-    return (whole * weights).sum(0)
+        tokens = moved if at == "block_input" else encoding.tokens
+        normed = model.last_norm(moved) if at == "block_input" else moved
+    return _whole(model, tokens, TokenSets.of(normed), targets).sum(0)
+
+
+def _whole(model: VisionModel, tokens: Tensor, sets: TokenSets, targets: Targets) -> Tensor:
+    """(B, M, T) evidence, the class token's query included in its row."""
+    evidence = _evidence(model, tokens, sets, targets)
+    evidence.tokens[:, 0] += evidence.query
+    return evidence.tokens
 
 
 def _evidence(
     model: VisionModel,
     tokens: Tensor,
-    normed: Tensor,
+    sets: TokenSets,
     targets: Targets,
     heads: Sequence[int] | None = None,
     path: str = "both",
 ) -> Evidence:
     """Closed form where it applies, autograd on the same tokens everywhere else."""
+    tokens = tokens.expand(len(sets.factors), -1, -1)
     if model.closed_form:
-        return closed_form_evidence(model.module, tokens[:, 0], normed, targets, heads, path)
+        return closed_form_evidence(model.module, tokens[:, 0], sets, targets, heads, path)
     if heads is not None or path != "both":
         raise BadTarget(
             "unsupported",
             "Single heads and paths are known only for models whose last block is timm's plain "
             "Block; leave heads and path at their defaults.",
         )
-    return autograd_evidence(model.module, tokens, normed, targets)
+    return autograd_evidence(model.module, tokens, sets.dense(), targets)
 
 
 def _mean_relevance(
