@@ -89,19 +89,10 @@ def scale_bar(explanation: cdam.Explanation, look: Look) -> dict[str, str]:
     }
 
 
-def strongest(every: cdam.Explanation, count: int) -> np.ndarray:
-    """(rows * cols, 2 * count): classes a patch speaks for most, then against most, in order."""
-    scores = every.scores.reshape(len(every.scores), -1)
-    order = np.argsort(-scores, axis=0, kind="stable")
-    count = min(count, len(order) // 2) or 1
-    return np.concatenate([order[:count], order[-count:]]).T
-
-
 def tooltip(explanation: cdam.Explanation, every: cdam.Explanation) -> dict[str, Any]:
     """The numbers of every patch, small enough to be sent along; hovering asks nobody."""
     decimals = decimals_for(shared_scale(explanation))
-    flat = every.scores.reshape(len(every.scores), -1)
-    picked = strongest(every, TIP_CLASSES)
+    flat = np.round(every.scores.reshape(len(every.scores), -1), decimals)
     return {
         "decimals": decimals,
         "names": list(every.labels),
@@ -110,12 +101,23 @@ def tooltip(explanation: cdam.Explanation, every: cdam.Explanation) -> dict[str,
             {"name": label, "values": np.round(scores.ravel(), decimals).tolist()}
             for label, scores in zip(explanation.labels, explanation.scores, strict=True)
         ],
-        "strongest": [
-            [[int(c), round(float(flat[c, patch]), decimals)] for c in classes]
-            for patch, classes in enumerate(picked)
-        ],
-        "inspectorNote": "Of all classes, this patch speaks most for and against",
+        "supported": _largest(flat, 1),
+        "opposed": _largest(-flat, -1),
     }
+
+
+def _largest(scores: np.ndarray, sign: int) -> list[list[tuple[int, float]]]:
+    """Per patch, (class, sign * score) of its few largest positive scores (classes, patches)."""
+    count = min(TIP_CLASSES, len(scores))
+    some = np.argpartition(-scores, count - 1, axis=0)[:count]
+    values = np.take_along_axis(scores, some, axis=0)
+    order = np.argsort(-values, axis=0, kind="stable")
+    classes = np.take_along_axis(some, order, axis=0).T.tolist()
+    values = np.take_along_axis(values, order, axis=0).T.tolist()
+    return [
+        [(c, sign * v) for c, v in zip(*pair, strict=True) if v > 0]
+        for pair in zip(classes, values, strict=True)
+    ]
 
 
 def patch_bars(

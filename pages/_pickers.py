@@ -33,6 +33,9 @@ def model_labels() -> dict[str, str]:
 def pick_model() -> str:
     """Draw the choice of model and return the id of one that is loaded."""
     labels = model_labels()
+    st.session_state.setdefault(
+        "model.choice", st.session_state.get("model.loaded", _state.DEFAULT_MODEL)
+    )
     st.selectbox(
         "Model",
         list(labels),
@@ -40,11 +43,15 @@ def pick_model() -> str:
         key="model.choice",
         on_change=try_model,
         help="The scenes model ships with the app. The one for photographs is fetched from the "
-        "model hub, which needs a network.",
+        "model hub once, which needs a network.",
     )
+    return st.session_state["model.choice"]
+
+
+def show_model_problem() -> None:
+    """Why the model asked for is not there, in the page itself: a phone hides the sidebar."""
     if problem := st.session_state.get("model.problem"):
         st.error(plain(problem))
-    return st.session_state["model.choice"]
 
 
 def try_model(wanted: str | None = None) -> None:

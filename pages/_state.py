@@ -18,6 +18,7 @@ import cdam_core as cdam
 from cdam_core.images import digest, fit_mask
 from cdam_core.maps import coverage
 from cdam_core.pictures import outline_layer
+from pages import _hub
 from pages._gate import slot
 from pages._samples import Sample, samples
 
@@ -73,7 +74,12 @@ class Prepared:
 
 @st.cache_resource(max_entries=3, show_spinner="Loading the model …")
 def get_model(model_id: str) -> cdam.VisionModel:
-    """The one copy of a model that all visitors share."""
+    """The one copy of a model that all visitors share.
+
+    Raises:
+        BadCheckpoint: with one sentence; a model of the hub that cannot be had.
+    """
+    _hub.require(model_id)
     return cdam.load_model(model_id)
 
 

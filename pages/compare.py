@@ -47,13 +47,14 @@ def main() -> None:
     with st.sidebar:
         model_id = _pickers.pick_model()
         picture = _pickers.pick_picture()
+    _pickers.show_model_problem()
     try:
         model = _state.get_model(model_id)
     except cdam.BadCheckpoint as error:
         st.error(plain(str(error)))
         return
     if picture is None:
-        st.title("Compare classes")
+        st.title("Compare classes", anchor=False)
         st.info("Open a picture of your own in the menu on the left to begin.")
         return
     prepared = _state.prepare(model_id, picture)
@@ -71,7 +72,9 @@ def main() -> None:
 
 def wants_maps_anyway(picture: _state.Picture, prepared: _state.Prepared) -> bool:
     """Warn instead of showing a confident map of nonsense; the visitor may insist."""
-    st.title("Compare classes")
+    key = f"anyway.{picture.digest[:16]}"
+    if not st.session_state.get(key):
+        st.title("Compare classes", anchor=False)
     st.warning(
         "This picture is unlike the drawn scenes that this model was trained on, "
         "so its answers and maps would mean little here.",
@@ -86,7 +89,7 @@ def wants_maps_anyway(picture: _state.Picture, prepared: _state.Prepared) -> boo
             help="A small Vision Transformer with ImageNet's 1000 classes. It is fetched from the "
             "model hub once, so the server needs a network.",
         )
-        anyway = st.toggle("Show the maps anyway", key=f"anyway.{picture.digest[:16]}")
+        anyway = st.toggle("Show the maps anyway", key=key)
     if not anyway:
         st.image(prepared.view, caption="Your picture, as the model sees it", width=360)
     return anyway
@@ -203,16 +206,16 @@ def pick_heads(model: cdam.VisionModel, method: str) -> int | None:
     """One attention head, or None for all of them."""
     known = any(setting.name == "heads" for setting in METHODS[method].settings)
     count = _state.n_heads(model) if known else 0
-    return st.selectbox(
+    label = st.selectbox(
         "Head",
-        [None, *range(count)],
-        format_func=lambda head: "All" if head is None else f"Head {head + 1}",
+        ["All", *(f"Head {head + 1}" for head in range(count))],
         key=f"head.{count}",
         disabled=not count,
         help="An attention head is one of several parallel readers in the last block. Their maps "
         "add up to the whole. Only plain CDAM can be taken apart like this.",
         width=105,
     )
+    return None if label == "All" else int(label.removeprefix("Head ")) - 1
 
 
 # ---- what is shown -------------------------------------------------------------------------------
@@ -282,7 +285,7 @@ def share_sentence(label: str, scores: np.ndarray, regions: dict[str, np.ndarray
     first, *rest = (f"on the {plain(name)}" for name in own_first)
     sentence = f"**{shares[0]}** of the positive evidence for {plain(label)} lies {first}"
     more = "".join(f", **{share}** {place}" for share, place in zip(shares[1:], rest, strict=True))
-    absent = "" if label in regions else f" (there is no {plain(label)} in this picture)"
+    absent = "" if label in regions else " (not in this picture)"
     return f"{sentence}{more}{absent}."
 
 

@@ -186,10 +186,15 @@ class Maps {
     }
     const table = make("div", "tip-table", this.tip);
     data.shown.forEach(({ name, values }) => this.tipRow(table, name, values[index]));
-    make("div", "tip-note", this.tip).textContent = data.inspectorNote;
-    const all = make("div", "tip-table", this.tip);
-    data.strongest[index].forEach(([name, value]) => this.tipRow(all, data.names[name], value));
-    this.tip.hidden = false;
+    this.tipPart("Of all classes, most for", data.supported[index]);
+    this.tipPart("Most against", data.opposed[index]);
+  }
+
+  tipPart(title, found) {
+    if (!found.length) return;
+    make("div", "tip-note", this.tip).textContent = title;
+    const table = make("div", "tip-table", this.tip);
+    found.forEach(([name, value]) => this.tipRow(table, this.data.names[name], value));
   }
 
   tipRow(table, name, value) {
