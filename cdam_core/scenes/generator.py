@@ -18,7 +18,6 @@ from cdam_core.scenes.classes import CLASS_NAMES, RESERVED_CLASSES
 from cdam_core.scenes.drawings import Sprite
 
 PLACEMENT_TRIES = 30
-MIN_INSIDE = 0.75  # share of an object that must lie inside the frame
 EDGE = 0.5  # alpha from which a pixel belongs to an object's mask
 
 
@@ -31,8 +30,10 @@ class Recipe:
         size: longest side of an object, as fractions of the scene's side.
         single_size: the same for scenes of one object.
         max_overlap: largest share of any object that a later one may hide.
+        min_inside: share of every object that must lie inside the frame.
+        tilt: standard deviation of the objects' rotation in degrees.
         min_area: smallest visible area of every object, as a fraction of the scene.
-        strong: strong instead of mild changes of style, colour and resolution.
+        style: "strong", "mild" or "none": how much colours, drawing and resolution are changed.
         kinds: chance of each kind of sprite ("plain", "outlined", "ink").
         standard_only: use only the standard emoji of each class.
     """
@@ -41,8 +42,10 @@ class Recipe:
     size: tuple[float, float] = (0.3, 0.6)
     single_size: tuple[float, float] = (0.35, 0.85)
     max_overlap: float = 0.15
+    min_inside: float = 0.75
+    tilt: float = 15.0
     min_area: float = 0.015
-    strong: bool = True
+    style: str = "strong"
     kinds: tuple[tuple[str, float], ...] = (("plain", 0.5), ("outlined", 0.25), ("ink", 0.25))
     standard_only: bool = False
 
@@ -50,7 +53,7 @@ class Recipe:
 TRAINING = Recipe()
 # The scenes on which quality is stated: two objects, hardly touching, mild changes of style.
 MEASURED = Recipe(counts=(0, 1), size=(40 / 112, 60 / 112), max_overlap=0.05, min_area=0.024,
-                  strong=False, kinds=(("plain", 1.0),), standard_only=True)
+                  style="mild", kinds=(("plain", 1.0),), standard_only=True)
 
 
 @dataclass(frozen=True)
@@ -78,17 +81,18 @@ class SceneGenerator:
         recipe: what the scenes look like.
         side: height and width in pixels.
         seed: fixes backgrounds and scenes.
-        backgrounds: size of the bank of backgrounds.
+        backgrounds: size of the bank of backgrounds, or anything that has ``crop(rng)``.
         refresh: chance that a scene replaces one background by a new one.
     """
 
     def __init__(self, sprites: dict[str, list[Sprite]], recipe: Recipe = TRAINING,
-                 side: int = 224, seed: int = 0, backgrounds: int = 300, refresh: float = 0.1):
+                 side: int = 224, seed: int = 0, backgrounds=300, refresh: float = 0.1):
         if reserved := set(sprites) & set(RESERVED_CLASSES):
             raise ValueError(f"reserved for concepts, never shown in scenes: {sorted(reserved)}")
         self.recipe, self.side = recipe, side
         self.rng = np.random.default_rng([seed, 0])
-        self.backgrounds = BackgroundBank(backgrounds, side, seed, refresh)
+        own = isinstance(backgrounds, int)
+        self.backgrounds = BackgroundBank(backgrounds, side, seed, refresh) if own else backgrounds
         self.pools = {name: self._pool(sprites[name]) for name in CLASS_NAMES if name in sprites}
         self.names = [name for name, pool in self.pools.items() if pool]
 
@@ -115,7 +119,7 @@ class SceneGenerator:
 
     def _draw_classes(self) -> list[str]:
         count = 1 + self.rng.choice(len(self.recipe.counts), p=self.recipe.counts)
-        twins = self.recipe.strong and self.rng.random() < 0.1
+        twins = self.recipe.style == "strong" and self.rng.random() < 0.1
         picks = self.rng.choice(len(self.names), count, replace=twins)
         return [self.names[pick] for pick in picks]
 
@@ -156,8 +160,11 @@ class SceneGenerator:
             rgb, alpha = styles.paint_ink(pixels, rng)
         else:
             rgb, alpha = pixels[..., :3].astype(np.float32), pixels[..., 3].astype(np.float32) / 255
-        changes = styles.STRONG if recipe.strong else styles.MILD
-        rgb, alpha = styles.restyle(rgb, alpha, rng, changes, exclusive=not recipe.strong)
+        if recipe.style == "none":
+            return rgb, alpha
+        strong = recipe.style == "strong"
+        changes = styles.STRONG if strong else styles.MILD
+        rgb, alpha = styles.restyle(rgb, alpha, rng, changes, exclusive=not strong)
         return styles.jitter(rgb, rng), alpha
 
     def _warp(self, image: Image.Image, size: float) -> Image.Image:
@@ -168,9 +175,9 @@ class SceneGenerator:
                              reducing_gap=2.0)
         if rng.random() < 0.5:
             image = image.transpose(Image.FLIP_LEFT_RIGHT)
-        if self.recipe.strong and rng.random() < 0.3:
+        if self.recipe.style == "strong" and rng.random() < 0.3:
             image = self._shear(image, rng.uniform(-0.25, 0.25))
-        return image.rotate(rng.normal(0, 15), Image.BILINEAR, expand=True)
+        return image.rotate(rng.normal(0, self.recipe.tilt), Image.BILINEAR, expand=True)
 
     @staticmethod
     def _shear(image: Image.Image, amount: float) -> Image.Image:
@@ -189,7 +196,7 @@ class SceneGenerator:
             col = self.rng.integers(-width // 8, max(1, self.side - width + width // 8))
             scene_part, object_part = self._overlap(row, col, height, width)
             inside = solid[object_part]
-            if inside.sum() < MIN_INSIDE * solid.sum():
+            if inside.sum() < self.recipe.min_inside * solid.sum():
                 continue
             hidden = np.bincount(mask[scene_part][inside], minlength=len(areas))
             if np.all(hidden[1:] <= self.recipe.max_overlap * areas[1:]):
@@ -224,10 +231,12 @@ class SceneGenerator:
 
     def _finish(self, picture) -> np.ndarray:
         """Camera: colour cast, blur, resolution, grain."""
-        rng, strong = self.rng, self.recipe.strong
+        rng, style = self.rng, self.recipe.style
+        if style == "none":
+            return np.clip(picture + rng.normal(0, 2, picture.shape), 0, 255).astype(np.uint8)
         picture = styles.jitter(picture, rng, 0.4)
         image = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
-        if strong and rng.random() < 0.3:
+        if style == "strong" and rng.random() < 0.3:
             small = round(self.side * rng.uniform(0.4, 0.9))
             image = image.resize((small, small), Image.BILINEAR)
             image = image.resize((self.side, self.side), Image.BICUBIC)

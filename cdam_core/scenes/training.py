@@ -1,0 +1,387 @@
+"""Train the scenes model: ``python -m cdam_core train scenes``.
+
+Producers (own processes) compose scenes, run them once through the frozen backbone and store the
+tokens; the trainer reads them many times. Supervision is which classes are present, nothing else:
+the masks are used only to measure. Every checkpoint is a finished model (weights and card), and
+``--resume`` needs nothing but one.
+"""
+
+import argparse
+import copy
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from cdam_core.assets import assets_dir
+from cdam_core.late_vit import PATCH_SIZE, LateClassTokenViT
+from cdam_core.scenes import card as cards
+from cdam_core.scenes import drawings
+from cdam_core.scenes.classes import CLASS_NAMES
+from cdam_core.scenes.generator import TRAINING, SceneGenerator
+from cdam_core.scenes.tokens import TokenStore, produce
+
+HEAD_BIAS = -3.0  # logit of a class's rough share of the scenes: training starts calm
+ENOUGH = 1000  # stored scenes before the first step
+NICE = 19  # producers and trainer leave the machine to others
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The recipe; every field is an option of the command.
+
+    Args:
+        minutes: time to train; the learning rate falls to zero over it (half a cosine).
+        side: height and width of the scenes in pixels.
+        trained_blocks: blocks after the backbone; 1 or 2 keep the file under 8 MB.
+        batch: scenes per step.
+        learning_rate, weight_decay, warmup_steps: of AdamW.
+        average: decay of the moving average of the weights, which is what is kept.
+        token_drop: largest share of patch tokens left out of a step.
+        token_mix: chance that a step joins the tokens of two scenes under both scenes' labels.
+        capacity: scenes that each producer's store holds (about 200 kB each at 224 px).
+        producers: processes that compose and encode; 0 trains on what is stored.
+        seed: of scenes and weights.
+    """
+
+    minutes: float = 90.0
+    side: int = 224
+    trained_blocks: int = 1
+    batch: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warmup_steps: int = 100
+    average: float = 0.998
+    token_drop: float = 0.5
+    token_mix: float = 0.0
+    capacity: int = 25_000
+    producers: int = 2
+    seed: int = 0
+
+
+# ---- model ---------------------------------------------------------------------------------------
+
+
+def new_model(settings: Settings, backbone: Path | None = None) -> LateClassTokenViT:
+    """An untrained model on the frozen backbone, seeded."""
+    torch.manual_seed(settings.seed)
+    model = LateClassTokenViT(len(CLASS_NAMES), trained_blocks=settings.trained_blocks)
+    for block in model.blocks[model.backbone_depth:]:
+        for layer in block.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+    nn.init.trunc_normal_(model.head.weight, std=0.02)
+    nn.init.constant_(model.head.bias, HEAD_BIAS)
+    nn.init.trunc_normal_(model.late_cls_token, std=0.02)
+    state = load_file(backbone or assets_dir() / "models" / "backbone.safetensors")
+    model.load_state_dict({name: value.float() for name, value in state.items()}, strict=False)
+    return model
+
+
+def trained_parameters(model: LateClassTokenViT) -> dict[str, nn.Parameter]:
+    """The parameters that training changes, by name; the rest is frozen here."""
+    names = set(model.trained_state())
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in names)
+    return {name: p for name, p in model.named_parameters() if name in names}
+
+
+# ---- one step ------------------------------------------------------------------------------------
+
+
+def draw_batch(stores: list[TokenStore], rng, count: int) -> tuple[Tensor, Tensor]:
+    """Random scenes from all stores: tokens (B, 1 + N, d) fp16 and labels (B, classes)."""
+    sizes = np.array([len(store) for store in stores])
+    tokens, labels = [], []
+    for store, size, share in zip(stores, sizes, rng.multinomial(count, sizes / sizes.sum()),
+                                  strict=True):
+        rows = np.sort(rng.integers(0, size, share)) if share else []
+        tokens.extend(store.tokens[row] for row in rows)
+        labels.extend(store.labels[row] for row in rows)
+    order = rng.permutation(count)
+    return (torch.from_numpy(np.stack(tokens)[order]),
+            torch.from_numpy(np.stack(labels)[order]).float())
+
+
+def thin_out(tokens: Tensor, rng, most: float) -> Tensor:
+    """Leave out a random share of patch tokens, at most ``most``; row 0 stays."""
+    patches = tokens.shape[1] - 1
+    keep = 1 + rng.permutation(patches)[:int(patches * (1 - most * rng.random()))]
+    return tokens[:, [0, *np.sort(keep)]]
+
+
+def join_scenes(tokens: Tensor, labels: Tensor, rng) -> tuple[Tensor, Tensor]:
+    """Halve the batch: pairs of scenes become one long sequence with both scenes' classes."""
+    half = len(tokens) // 2
+    first, second = tokens[:half], tokens[half:2 * half, 1:]
+    joined = thin_out(torch.cat([first, second], dim=1), rng, most=0.5)
+    return joined, torch.maximum(labels[:half], labels[half:2 * half])
+
+
+def loss_of(model: LateClassTokenViT, tokens: Tensor, labels: Tensor) -> Tensor:
+    """Multi-label cross-entropy, summed over classes and averaged over scenes."""
+    logits = model.class_row_logits(tokens.float())
+    return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").sum(1).mean()
+
+
+class Trainer:
+    """Steps, schedule and averaged weights.
+
+    Args:
+        model: the model to train, in place.
+        settings: the recipe.
+        stores: where the scenes' tokens come from.
+    """
+
+    def __init__(self, model: LateClassTokenViT, settings: Settings, stores: list[TokenStore]):
+        self.model, self.settings, self.stores = model.train(), settings, stores
+        self.rng = np.random.default_rng([settings.seed, 2])
+        self.parameters = trained_parameters(model)
+        self.averaged = {name: p.detach().clone() for name, p in self.parameters.items()}
+        matrices = [p for p in self.parameters.values() if p.ndim == 2]
+        vectors = [p for p in self.parameters.values() if p.ndim != 2]
+        self.optimiser = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": settings.weight_decay},
+             {"params": vectors, "weight_decay": 0.0}], settings.learning_rate, betas=(0.9, 0.98))
+        self.steps, self.loss = 0, float("nan")
+
+    def step(self, progress: float) -> None:
+        """One update; ``progress`` in 0..1 is the share of the training time that is over."""
+        s = self.settings
+        rate = s.learning_rate * min(1, (self.steps + 1) / s.warmup_steps)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * (0.5 + 0.5 * np.cos(np.pi * progress)) + 1e-6
+        tokens, labels = draw_batch(self.stores, self.rng, s.batch)
+        if self.rng.random() < s.token_mix:
+            tokens, labels = join_scenes(tokens, labels, self.rng)
+        else:
+            tokens = thin_out(tokens, self.rng, s.token_drop)
+        loss = loss_of(self.model, tokens, labels)
+        self.optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(list(self.parameters.values()), 1.0)
+        self.optimiser.step()
+        self.steps += 1
+        self._average()
+        self.loss = loss.item() if self.steps == 1 else 0.98 * self.loss + 0.02 * loss.item()
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        # A short memory at first, so that the random start does not linger in the average.
+        decay = min(self.settings.average, (self.steps + 1) / (self.steps + 10))
+        for name, value in self.parameters.items():
+            self.averaged[name].lerp_(value, 1 - decay)
+
+    def result(self) -> LateClassTokenViT:
+        """A copy of the model with the averaged weights, in eval mode."""
+        model = copy.deepcopy(self.model).eval()
+        model.load_state_dict(self.averaged, strict=False)
+        return model
+
+
+# ---- producers -----------------------------------------------------------------------------------
+
+
+def load_sprites(cache: Path, work: Path) -> dict[str, list[drawings.Sprite]]:
+    """All training drawings, rasterised once and kept in the work folder."""
+    stored = work / "sprites.pickle"
+    if not stored.exists():
+        sprites = drawings.draw(drawings.training_sets(), cache)
+        stored.with_suffix(".tmp").write_bytes(pickle.dumps(sprites))
+        stored.with_suffix(".tmp").replace(stored)
+    return pickle.loads(stored.read_bytes())
+
+
+def run_producer(settings: Settings, cache: Path, work: Path, index: int, moved_on: int) -> None:
+    """Body of a producer process; ends with its parent."""
+    os.nice(NICE)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    seed = [settings.seed, index, moved_on]
+    generator = SceneGenerator(load_sprites(cache, work), TRAINING, settings.side,
+                               int(np.random.SeedSequence(seed).generate_state(1)[0]))
+    n_tokens = 1 + (settings.side // PATCH_SIZE) ** 2
+    store = TokenStore(work / f"tokens-{index}", settings.capacity, n_tokens)
+    produce(new_model(settings).eval(), generator, store)
+
+
+def start_producers(settings: Settings, cache: Path, work: Path, moved_on: int) -> list:
+    """Start the producer processes; they die with this one.
+
+    Args:
+        settings: the recipe.
+        cache: folder of the packages.
+        work: folder of sprites and token stores.
+        moved_on: part of the seed, so that a resumed training sees new scenes.
+    """
+    load_sprites(cache, work)
+    context = multiprocessing.get_context("spawn")
+    processes = []
+    for index in range(settings.producers):
+        arguments = (settings, cache, work, index, moved_on)
+        processes.append(context.Process(target=run_producer, args=arguments, daemon=True))
+        processes[-1].start()
+    return processes
+
+
+def open_stores(work: Path) -> list[TokenStore]:
+    """Every store in the work folder that already holds scenes."""
+    stores = [TokenStore(path.parent) for path in sorted(work.glob("*/written.npy"))]
+    return [store for store in stores if len(store)]
+
+
+def wait_for_scenes(work: Path, processes: list) -> list[TokenStore]:
+    """Block until there is enough to train on.
+
+    Raises:
+        SystemExit: if nothing is stored and nobody produces, or a producer died.
+    """
+    while True:
+        stores = open_stores(work)
+        if stores and (sum(map(len, stores)) >= ENOUGH or not processes):
+            if len(stores) >= len(processes):
+                return stores
+        if not processes:
+            raise SystemExit("no scenes are stored and there are no producers: give --producers 2")
+        if not all(process.is_alive() for process in processes):
+            raise SystemExit("a producer stopped; its message is above")
+        print(f"scenes stored: {sum(map(len, stores))} of {ENOUGH}", flush=True)
+        time.sleep(10)
+
+
+# ---- the whole job -------------------------------------------------------------------------------
+
+
+def train(settings: Settings, cache: Path, work: Path, out: Path, resume: Path | None = None,
+          checkpoint_minutes: float = 5.0) -> Path:
+    """Train and write the model's weights and card, again and again until the time is over.
+
+    Args:
+        settings: the recipe.
+        cache: folder of the downloaded packages of drawings.
+        work: folder for sprites and tokens; grows to ``capacity`` times 200 kB per producer.
+        out: path of the card to write; the weights lie beside it under the same name.
+        resume: card of a model to go on from.
+        checkpoint_minutes: how often to write.
+
+    Returns:
+        ``out``.
+    """
+    model, seen_before = new_model(settings), 0
+    if resume is not None:
+        seen_before = cards.load_trained(resume, model)["images_seen"]
+    work.mkdir(parents=True, exist_ok=True)
+    processes = start_producers(settings, cache, work, seen_before)
+    trainer = Trainer(model, settings, wait_for_scenes(work, processes))
+    seen_at_start = seen_before if resume else 0
+    clock = started = time.monotonic()
+
+    def checkpoint() -> None:
+        scenes = seen_at_start + sum(store.written for store in trainer.stores)
+        cards.write(out, trainer.result(), asdict(settings), scenes, trainer.steps)
+
+    try:
+        while (progress := (time.monotonic() - started) / (60 * settings.minutes)) < 1:
+            trainer.step(progress)
+            if time.monotonic() - clock > 60 * checkpoint_minutes:
+                clock = time.monotonic()
+                checkpoint()
+                report(trainer, progress)
+    except KeyboardInterrupt:
+        print("stopped; go on with --resume", flush=True)
+    finally:
+        for process in processes:
+            process.terminate()
+    checkpoint()
+    report(trainer, 1.0)
+    return out
+
+
+def report(trainer: Trainer, progress: float) -> None:
+    """One progress line as JSON."""
+    stored = sum(store.written for store in trainer.stores)
+    print(json.dumps({"done": round(progress, 3), "steps": trainer.steps, "scenes": stored,
+                      "loss": round(trainer.loss, 4)}), flush=True)
+
+
+# ---- command line --------------------------------------------------------------------------------
+
+
+def positive(text: str) -> float:
+    """Argument type: a number above zero."""
+    number = float(text)
+    if number <= 0:
+        raise argparse.ArgumentTypeError("must be above zero")
+    return number
+
+
+def register(subparsers) -> None:
+    """Add ``scenes`` to the sub-commands of ``train``."""
+    parser = subparsers.add_parser("scenes", help="the model of everyday objects",
+                                   description=__doc__.splitlines()[0])
+    defaults = Settings()
+    parser.add_argument("--drawings", type=Path, default=Path("runs/drawings"),
+                        help="folder of the npm packages; missing ones are fetched")
+    parser.add_argument("--work", type=Path, default=Path("runs/scenes"),
+                        help="folder for sprites and tokens (up to 10 GB)")
+    parser.add_argument("--out", type=Path, default=Path("runs/scenes/scenes.json"),
+                        help="card to write; the weights lie beside it")
+    parser.add_argument("--resume", nargs="?", type=Path, metavar="CARD",
+                        const=assets_dir() / "models" / "scenes.json",
+                        help="go on from a model's card (default: the bundled one)")
+    for name, value in asdict(defaults).items():
+        kind = int if isinstance(value, int) else float
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=value)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train as the command line says; wrong arguments end with one line and status 2."""
+    settings = Settings(**{name: getattr(args, name) for name in asdict(Settings())})
+    problem = check(settings, args)
+    if problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 2
+    os.nice(NICE)
+    train(settings, args.drawings, args.work, args.out, args.resume)
+    print(f"wrote {args.out}")
+    return 0
+
+
+def check(settings: Settings, args: argparse.Namespace) -> str | None:
+    """What is wrong with the arguments, in one sentence, or None."""
+    if settings.minutes <= 0 or settings.batch < 2 or settings.capacity < settings.batch:
+        return "--minutes must be above 0, --batch at least 2, --capacity at least one batch"
+    if settings.side < 4 * PATCH_SIZE or settings.side % PATCH_SIZE:
+        return f"--side must be a multiple of {PATCH_SIZE}, at least {4 * PATCH_SIZE}"
+    if settings.trained_blocks not in (1, 2):
+        return "--trained-blocks must be 1 or 2"
+    if not (0 <= settings.token_drop < 1 and 0 <= settings.token_mix <= 1):
+        return "--token-drop and --token-mix are shares between 0 and 1"
+    if args.resume is not None and not args.resume.is_file():
+        return "--resume found no model card there"
+    return None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """``python -m cdam_core.scenes.training scenes …``, the same command on its own."""
+    parser = argparse.ArgumentParser(prog="python -m cdam_core train")
+    register(parser.add_subparsers(required=True))
+    args = parser.parse_args(arguments)
+    return args.run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""Build the scenes model's bank of embeddings and measure what it flags.
+
+    python scripts/calibrate_bank.py --drawings runs/drawings --photos runs/photos
+
+The threshold is set on fresh scenes alone. Photographs only measure it: they come from Debian
+packages (``apt-get download``, unpacked with ``dpkg -x`` into the folder of photos), are listed in
+``PHOTOGRAPHS`` after looking at every picture, and are never committed. Needs
+``requirements-train.txt``, npm, and on another system than Debian the unpacked packages.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from cdam_core.assets import assets_dir  # noqa: E402
+from cdam_core.bank import EmbeddingBank  # noqa: E402
+from cdam_core.images import open_image  # noqa: E402
+from cdam_core.models import VisionModel, load_model  # noqa: E402
+from cdam_core.scenes import card as cards  # noqa: E402
+from cdam_core.scenes import drawings  # noqa: E402
+from cdam_core.scenes.generator import MEASURED, SceneGenerator, calm, of_sets  # noqa: E402
+from cdam_core.scenes.tokens import to_pixels  # noqa: E402
+
+BANK_SIZE = 1200
+FRESH = 600  # scenes that set the threshold, and as many others that test it
+# What a user of the bundled samples sees: standard drawings, one to three objects.
+FAMILIAR = calm(MEASURED, counts=(0.2, 0.6, 0.2), size=(0.32, 0.56), max_overlap=0.1,
+                min_area=0.015)
+
+# Debian package -> photographs in it; renderings, paintings and patterns are left out.
+PHOTOGRAPHS = {
+    "lomiri-wallpapers-16.04": (
+        "Bridge_by_Sander_Klootwijk.jpg", "Dragonfly_by_Bolly.jpg", "Picture_0B_by_freespace.jpg",
+        "Picture_1A_by_freespace.jpg", "Wine_by_Jakkub_Mede.jpg",
+        "aitzgorri_by_Aitzol_Berasategi.jpg", "free_by_Peter_Nerlich.jpg",
+        "friends_by_Aitzol_Berasategi.jpg", "greentock_by_Peter_Nerlich.jpg",
+        "life_by_Aitzol_Berasategi.jpg", "picosdeeuropa_by_Aitzol_Berasategi.jpg",
+        "seeding_by_Clements_Engelhardt.jpg", "sunset_by_Aitzol_Berasategi.jpg"),
+    "lomiri-wallpapers-20.04": ("Kleiber_by_Lukas_Baubkus.jpg",),
+    "mate-backgrounds": (
+        "nature/Aqua.jpg", "nature/Blinds.jpg", "nature/Dune.jpg", "nature/FreshFlower.jpg",
+        "nature/Garden.jpg", "nature/GreenMeadow.jpg", "nature/LadyBird.jpg",
+        "nature/RainDrops.jpg", "nature/Storm.jpg", "nature/TwoWings.jpg", "nature/Wood.jpg",
+        "nature/YellowFlower.jpg"),
+    "plasma-workspace-wallpapers": tuple(
+        f"{name}/contents/images/1280x1024.jpg"
+        for name in ("BytheWater", "ColdRipple", "DarkestHour", "EveningGlow", "FallenLeaf", "Grey",
+                     "Kite", "OneStandsOut", "Path", "summer_1am"))
+    + ("ColorfulCups/contents/images/2560x1600.jpg",),
+    "python3-skimage": tuple(
+        f"skimage/data/{name}"
+        for name in ("astronaut.png", "brick.png", "camera.png", "chelsea.png", "clock_motion.png",
+                     "coffee.png", "coins.png", "grass.png", "gravel.png", "hubble_deep_field.jpg",
+                     "moon.png", "motorcycle_left.png", "rocket.jpg")),
+    "python3-sklearn": ("images/china.jpg", "images/flower.jpg"),
+}
+
+
+def fetch_photographs(folder: Path) -> list[Path]:
+    """Unpack the packages that are missing in ``folder`` and find the listed photographs.
+
+    Raises:
+        SystemExit: if a package cannot be fetched or a picture is not in it.
+    """
+    paths = []
+    for package, names in PHOTOGRAPHS.items():
+        target = folder / package
+        if not target.is_dir():
+            unpack(package, folder)
+        everything = sorted(target.rglob("*"))
+        for name in names:
+            found = [path for path in everything if path.as_posix().endswith("/" + name)]
+            if not found:
+                raise SystemExit(f"{name} is not in the package {package}: another version?")
+            paths.append(found[0])
+    return paths
+
+
+def unpack(package: str, folder: Path) -> None:
+    """Download one Debian package and unpack it into a folder of its name."""
+    if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
+        raise SystemExit(f"unpack the Debian package {package} into {folder / package} first")
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["apt-get", "download", "-qq", package], cwd=folder, check=True)
+    archive = next(folder.glob(f"{package}_*.deb"))
+    subprocess.run(["dpkg", "-x", archive.name, package], cwd=folder, check=True)
+
+
+def embed_scenes(model: VisionModel, sprites, seed: int, count: int) -> np.ndarray:
+    """(count, d) embeddings of fresh scenes."""
+    generator = SceneGenerator(sprites, FAMILIAR, model.input_size[0], seed)
+    rows = []
+    for start in range(0, count, 8):
+        scenes = [generator.scene() for _ in range(min(8, count - start))]
+        rows.append(model.embed(to_pixels([scene.image for scene in scenes])))
+    return torch.cat(rows).numpy()
+
+
+def views(image: Image.Image) -> list[tuple[str, Image.Image]]:
+    """A photograph as an upload may show it: all of it, and its middle square."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return [("whole", image), ("crop", image.crop((left, top, left + side, top + side)))]
+
+
+def embed_photographs(model: VisionModel, paths: list[Path]) -> dict[str, np.ndarray]:
+    """Kind of view -> (n, d) embeddings."""
+    rows: dict[str, list] = {}
+    for path in paths:
+        for kind, image in views(open_image(path)):
+            rows.setdefault(kind, []).append(model.embed(model.preprocess(image)))
+    return {kind: torch.cat(parts).numpy() for kind, parts in rows.items()}
+
+
+def main() -> None:
+    """Build, measure, write the bank and its numbers on the card."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, default=assets_dir() / "models" / "scenes.json")
+    parser.add_argument("--drawings", type=Path, default=Path("runs/drawings"))
+    parser.add_argument("--photos", type=Path, default=Path("runs/photos"))
+    args = parser.parse_args()
+    card = json.loads(args.model.read_text(encoding="utf-8"))
+    card.pop("bank", None)
+    cards.write_json(args.model, card)
+    model = load_model(args.model)
+    sprites = drawings.draw(drawings.COLOUR_EMOJI, args.drawings, variants=False)
+    sprites = of_sets(sprites, drawings.COLOUR_EMOJI)
+    kept, setting, testing = (embed_scenes(model, sprites, seed, count) for seed, count in
+                              ((70_001, BANK_SIZE), (70_002, FRESH), (70_003, FRESH)))
+    bank = EmbeddingBank.build(kept, setting)
+    photographs = embed_photographs(model, fetch_photographs(args.photos))
+    path = args.model.with_name(args.model.stem + "-bank.safetensors")
+    bank.save(path)
+    numbers = {
+        "statistic": "mean cosine distance to the 5 nearest of the bank, its mean taken off",
+        "size": len(bank), "threshold": round(bank.threshold, 4),
+        "fresh_scenes_flagged": round(float(bank.is_unfamiliar(testing).mean()), 4),
+        "fresh_scenes": FRESH,
+        "photographs": len(photographs["whole"]),
+        "photographs_flagged": {kind: round(float(bank.is_unfamiliar(rows).mean()), 4)
+                                for kind, rows in photographs.items()},
+        "photograph_sources": [f"Debian package {name}" for name in PHOTOGRAPHS],
+    }
+    cards.write_json(args.model, card | {"bank": path.name, "bank_calibration": numbers})
+    print(json.dumps(numbers, indent=2))
+
+
+if __name__ == "__main__":
+    main()
