@@ -79,13 +79,17 @@ def scale_bar(explanation: cdam.Explanation, look: Look) -> dict[str, str]:
     """The printed scale under the panels."""
     scale, beyond = shared_scale(explanation), beyond_scale(explanation)
     end = signed(scale, decimals_for(scale))
-    note = "One scale for every map, the difference included. Score per patch, in logits."
+    notes = ["One scale for every map, the difference included. Score per patch, in logits."]
+    notes += [f"{beyond}."] if beyond else []
+    if explanation.simulated:
+        card = cdam.MODELS.get(explanation.model_id, {})
+        notes.append(f"Simulated training data: {card.get('simulated_note', 'no real pictures')}.")
     return {
         "src": data_url(legend(scale, palette_for(explanation.method, look.palette))),
         "alt": f"Colour scale from −{end[1:]} over zero to {end}",
         "low": f"speaks against  −{end[1:]}",
         "high": f"{end}  speaks for",
-        "note": f"{note} {beyond}." if beyond else note,
+        "note": " ".join(notes),
     }
 
 
