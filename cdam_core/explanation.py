@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -67,7 +67,7 @@ class Explanation:
             "values": [float(value) for value in self.values],
             "rest": [None if np.isnan(rest) else float(rest) for rest in self.rest],
             "grid": list(self.grid),
-            "unit": "logit",
+            "units": [_unit(target) for target in self.targets],
             "sign": "positive supports the target, negative opposes it"
             if METHODS[self.method].signed
             else "unsigned",
@@ -113,6 +113,12 @@ class Explanation:
         return out.getvalue()
 
 
+def _unit(target: Mapping[str, Any]) -> str:
+    """Unit of a target's value, and so of its scores."""
+    one = target["a"] if target["kind"] == "contrast" else target
+    return "logit" if one["kind"] == "class" else f"{one['similarity']} similarity"
+
+
 def _as_text(cell: str) -> str:
     """Keep a spreadsheet from reading a class name as a formula."""
     return f"'{cell}" if cell[:1] in "=+-@\t\r" else cell
@@ -123,6 +129,8 @@ def explain(
     x: Image.Image | Tensor | Encoding,
     target: Target,
     method: str = "cdam",
+    *,
+    on_step: Callable[[int, int], None] | None = None,
     **settings: Any,
 ) -> Explanation:
     """Explain a value of a model on one image.
@@ -133,6 +141,8 @@ def explain(
             last is the fast way to ask many questions about one image.
         target: class index | class name | ``Contrast`` | a list of these | ``ALL``.
         method: id in ``METHODS``.
+        on_step: called with (done, total) between the batches of methods that work in steps;
+            raising in it cancels, and the error comes out of ``explain``. Others ignore it.
         **settings: of the method; see ``METHODS[method].settings``.
 
     Returns:
@@ -155,7 +165,8 @@ def explain(
     # A caller's inference mode would forbid the gradients that the methods need.
     with torch.inference_mode(False):
         encoding, given = _prepare(model, x, chosen)
-        result = chosen.run(model, given, targets, **resolved)
+        progress = {"on_step": on_step} if chosen.steps else {}
+        result = chosen.run(model, given, targets, **resolved, **progress)
     return Explanation(
         scores=_array(result.scores),
         rest=_array(result.rest),

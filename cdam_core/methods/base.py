@@ -87,7 +87,7 @@ class Method:
         id: name in code, files and results.
         label: name shown to people.
         run: ``run(model, x, targets, **settings) -> Relevance``; x is an ``Encoding``, or pixels
-            where ``needs`` says so.
+            where ``needs`` says so; where ``steps`` is set it also takes ``on_step``.
         source: where it is defined.
         summary: one sentence for a reader who is no programmer.
         signed: whether negative scores mean evidence against.
@@ -96,6 +96,7 @@ class Method:
         resolution: "patch" | "pixel".
         needs: "encoding" | "pixels".
         cost: "instant" | "seconds" | "minutes".
+        steps: whether it works in batches, reports progress and can be cancelled between them.
         settings: the settings, in order.
     """
 
@@ -110,6 +111,7 @@ class Method:
     resolution: str = "patch"
     needs: str = "encoding"
     cost: str = "instant"
+    steps: bool = False
     settings: tuple[Setting, ...] = ()
 
     def resolve_settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
