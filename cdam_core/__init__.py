@@ -12,6 +12,7 @@ The data flow is the order of the modules: images, models, targets, methods, map
 
 __version__ = "0.1.0"
 
+from cdam_core.concepts import Concept, build_concept, load_concept
 from cdam_core.errors import BadCheckpoint, BadConcept, BadImage, BadTarget, CdamError
 from cdam_core.explanation import Explanation, explain
 from cdam_core.images import open_image
@@ -28,11 +29,14 @@ __all__ = [
     "BadImage",
     "BadTarget",
     "CdamError",
+    "Concept",
     "Contrast",
     "Encoding",
     "Explanation",
     "VisionModel",
+    "build_concept",
     "explain",
+    "load_concept",
     "load_model",
     "open_image",
     "wrap",

@@ -48,7 +48,7 @@ class BadCheckpoint(CdamError):
 class BadConcept(CdamError):
     """A concept that cannot be built, loaded or used with this model."""
 
-    REASONS = ("other-model", "damaged", "too-few", "unreadable", "zero-vector")
+    REASONS = ("other-model", "damaged", "too-few", "unreadable", "zero-vector", "not-linear")
 
 
 class BadTarget(CdamError):

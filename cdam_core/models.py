@@ -8,10 +8,11 @@ no gradients, no caches. What the methods need of the last block is computed fun
 
 import copy
 import difflib
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -103,6 +104,15 @@ class VisionModel:
     def num_prefix_tokens(self) -> int:
         """Tokens before the patches: the class token and any registers."""
         return self.module.num_prefix_tokens
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """SHA-256 over the names and values of all weights: which model this is, exactly."""
+        hashed = hashlib.sha256()
+        for name, value in sorted(self.module.state_dict().items()):
+            hashed.update(name.encode())
+            hashed.update(value.detach().cpu().contiguous().numpy())
+        return hashed.hexdigest()
 
     def grid_of(self, size: Sequence[int]) -> tuple[int, int]:
         """(rows, cols) of patches for a (height, width) in pixels."""
