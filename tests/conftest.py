@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 
 import cdam_core as cdam
@@ -55,12 +56,22 @@ def tiny_late_vit():
     )
 
 
+def tiny_distilled_vit():
+    """Two class tokens, each with its own head, averaged."""
+    return randomise(
+        VisionTransformerDistilled(
+            img_size=SIZE, patch_size=8, embed_dim=24, depth=2, num_heads=3, num_classes=CLASSES
+        )
+    )
+
+
 def tiny_module(name):
-    """The module of a variant, or the late-class-token one."""
-    return tiny_late_vit() if name == "late" else tiny_vit(**VARIANTS[name][0])
+    """The module of a variant, or one of an architecture of its own."""
+    own = {"late": tiny_late_vit, "distilled": tiny_distilled_vit}
+    return own[name]() if name in own else tiny_vit(**VARIANTS[name][0])
 
 
-@pytest.fixture(params=[*VARIANTS, "late"])
+@pytest.fixture(params=[*VARIANTS, "late", "distilled"])
 def any_module(request):
     """Every variant in turn."""
     return tiny_module(request.param)
