@@ -80,7 +80,7 @@ class VisionModel:
 
     module: nn.Module
     id: str
-    class_names: tuple[str, ...]
+    class_names: list[str]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     input_size: tuple[int, int]
@@ -379,11 +379,9 @@ def _frozen_copy(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, shared).eval()
 
 
-def _names(module: nn.Module, class_names: Sequence[str] | None) -> tuple[str, ...]:
+def _names(module: nn.Module, class_names: Sequence[str] | None) -> list[str]:
     count = module.num_classes
-    names = (
-        tuple(class_names) if class_names is not None else tuple(f"class {i}" for i in range(count))
-    )
+    names = list(class_names) if class_names is not None else [f"class {i}" for i in range(count)]
     if len(names) != count:
         raise BadCheckpoint(
             "mismatch",

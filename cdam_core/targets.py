@@ -191,7 +191,7 @@ def class_index(model: VisionModel, target: int | str) -> int:
     )
 
 
-def _index_of_name(names: tuple[str, ...], name: str) -> int:
+def _index_of_name(names: list[str], name: str) -> int:
     count = names.count(name)
     if count == 1:
         return names.index(name)

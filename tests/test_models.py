@@ -94,8 +94,8 @@ def test_explaining_changes_nothing_on_the_model_even_after_an_error(model, pixe
 def test_class_names_and_normalisation():
     module = tiny_vit()
     named = cdam.wrap(module, ["a", "b", "c", "d", "e"], mean=(0, 0, 0), std=(1, 1, 1))
-    assert named.class_names == ("a", "b", "c", "d", "e")
-    assert cdam.wrap(module).class_names == tuple(f"class {i}" for i in range(CLASSES))
+    assert named.class_names == ["a", "b", "c", "d", "e"]
+    assert cdam.wrap(module).class_names == [f"class {i}" for i in range(CLASSES)]
     assert cdam.wrap(module).mean == (0.485, 0.456, 0.406)
     module.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
     assert cdam.wrap(module).mean == (0.5, 0.5, 0.5)
@@ -105,7 +105,7 @@ def test_class_names_and_normalisation():
 
 def test_a_backbone_without_a_head_has_embeddings_but_no_classes(pixels):
     model = cdam.wrap(tiny_vit(num_classes=0))
-    assert model.class_names == ()
+    assert model.class_names == []
     assert model.embed(pixels).shape == (1, 24)
     for ask in (
         lambda: model.logits(model.encode(pixels)),
@@ -240,7 +240,7 @@ def test_every_bundled_model_loads_and_has_a_complete_card():
         model = cdam.load_model(name)
         assert model.id == name
         assert model.closed_form
-        assert model.class_names == tuple(card["class_names"])
+        assert model.class_names == card["class_names"]
         sides = zip(model.input_size, model.patch_size, strict=True)
         assert model.grid == tuple(side // patch for side, patch in sides)
 
