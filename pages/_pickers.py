@@ -26,8 +26,8 @@ LOGIT = (
 
 def model_labels() -> dict[str, str]:
     """Id -> label of the models offered here."""
-    bundled = {name: card.get("label", name) for name, card in cdam.MODELS.items()}
-    return bundled | {_state.PHOTO_MODEL: "Photographs (ImageNet, fetched once: 23 MB)"}
+    bundled = {name: card.get("label", name).split(" (")[0] for name, card in cdam.MODELS.items()}
+    return bundled | {_state.PHOTO_MODEL: "Photographs (ImageNet)"}
 
 
 def pick_model() -> str:
@@ -42,8 +42,8 @@ def pick_model() -> str:
         format_func=labels.get,
         key="model.choice",
         on_change=try_model,
-        help="The scenes model ships with the app. The one for photographs is fetched from the "
-        "model hub once, which needs a network.",
+        help="The model of everyday objects ships with the app and knows drawn scenes. The one for "
+        "photographs is fetched from the model hub once (23 MB), which needs a network.",
     )
     return st.session_state["model.choice"]
 

@@ -15,6 +15,7 @@ from pages._frame import guard
 from pages._words import decimals_for, file_name, percent, plain, signed
 
 MAX_MORE = 4  # classes beside A and B
+CLOSE = 0.005  # difference of logits that is printed as zero
 INSPECTED = 5  # classes on either side in the patch inspector
 VARIANTS = [name for name in METHODS if name == "cdam" or name.endswith("_cdam")]
 SIGNED_PALETTES = [name for name, palette in PALETTES.items() if palette.signed]
@@ -228,7 +229,11 @@ def ask(explanation: cdam.Explanation) -> None:
     winner, lead = (a, value_a - value_b) if value_a >= value_b else (b, value_b - value_a)
     st.markdown(
         f"Logit of {plain(a)}: {signed(value_a)}, of {plain(b)}: {signed(value_b)}. "
-        f"The model leans towards **{plain(winner)}** by {lead:.2f}.",
+        + (
+            f"The model leans towards **{plain(winner)}** by {lead:.2f}."
+            if lead >= CLOSE
+            else "The model finds both equally strong."
+        ),
         help=_pickers.LOGIT,
     )
 
@@ -281,12 +286,15 @@ def share_sentence(label: str, scores: np.ndarray, regions: dict[str, np.ndarray
     if not (scores > 0).any():
         return f"No patch speaks for {plain(label)}."
     own_first = sorted(regions, key=lambda name: name != label)
-    shares = [percent(positive_share(scores, regions[name])) for name in own_first]
-    first, *rest = (f"on the {plain(name)}" for name in own_first)
-    sentence = f"**{shares[0]}** of the positive evidence for {plain(label)} lies {first}"
-    more = "".join(f", **{share}** {place}" for share, place in zip(shares[1:], rest, strict=True))
-    absent = "" if label in regions else " (not in this picture)"
-    return f"{sentence}{more}{absent}."
+    places = [
+        f"**{percent(positive_share(scores, regions[name]))}**{{}} on the {plain(name)}"
+        for name in own_first
+    ]
+    present = label in regions
+    whose = f"the positive evidence for {plain(label)}" if present else "its positive evidence"
+    start = "" if present else f"{plain(label)} is not in this picture; "
+    parts = [places[0].format(f" of {whose} lies"), *(place.format("") for place in places[1:])]
+    return f"{start}{', '.join(parts)}."
 
 
 def inspect(

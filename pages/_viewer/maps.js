@@ -133,7 +133,7 @@ class Maps {
     this.cursor = found.cell;
     this.mark("hover", found.cell);
     this.writeTip(found.cell);
-    this.place(event.clientX, event.clientY);
+    this.place(found.part.frame);
   }
 
   leave() {
@@ -162,8 +162,7 @@ class Maps {
       this.cursor = [clamp(row + step[0], 0, rows - 1), clamp(col + step[1], 0, cols - 1)];
       this.mark("hover", this.cursor);
       this.writeTip(this.cursor);
-      const box = this.figures[Math.min(1, this.figures.length - 1)].hover.getBoundingClientRect();
-      this.place(box.right, box.bottom);
+      this.place(this.figures[Math.min(1, this.figures.length - 1)].frame);
       this.live.textContent = this.tip.innerText;
     } else if (event.key === "Enter" || event.key === " ") {
       this.select([row, col]);
@@ -204,12 +203,15 @@ class Maps {
     make("span", value < 0 ? "tip-value against" : "tip-value for", table).textContent = text;
   }
 
-  place(x, y) {
+  // Below the panel, or above it where the window ends, so that no map in its row is covered.
+  place(frame) {
     this.tip.hidden = false;
+    const box = frame.getBoundingClientRect();
     const { offsetWidth: width, offsetHeight: height } = this.tip;
-    const left = x + 16 + width > window.innerWidth ? x - width - 16 : x + 16;
-    this.tip.style.left = `${clamp(left, 4, window.innerWidth - width - 4)}px`;
-    this.tip.style.top = `${clamp(y + 16, 4, window.innerHeight - height - 4)}px`;
+    const below = box.bottom + 6;
+    const top = below + height > window.innerHeight ? box.top - height - 6 : below;
+    this.tip.style.left = `${clamp(box.left, 4, window.innerWidth - width - 4)}px`;
+    this.tip.style.top = `${clamp(top, 4, window.innerHeight - height - 4)}px`;
   }
 }
 
