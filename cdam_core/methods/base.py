@@ -71,8 +71,15 @@ class Setting:
         if self.kind == "choice":
             return f"expected one of {', '.join(self.choices)}"
         if self.kind == "heads":
-            return "expected a list of head numbers, or None for all"
+            return "expected a list of different head numbers, or None for all"
         return f"expected a {self.kind} from {self.low:g} to {self.high:g}"
+
+
+def _is_list_of_different_integers(value: Any) -> bool:
+    if isinstance(value, str) or not hasattr(value, "__iter__"):
+        return False
+    items = list(value)
+    return len(set(items)) == len(items) and all(_is_number(i, Integral, 0, 2**15) for i in items)
 
 
 def _is_number(value: Any, number: type, low: float, high: float) -> bool:
