@@ -54,14 +54,10 @@ class Setting:
         """The value, converted; ``BadTarget`` "bad-setting" where it does not fit."""
         if value is None and self.default is None:
             return None
-        if self.kind == "choice" and value in self.choices:
+        if self.kind == "choice" and isinstance(value, str) and value in self.choices:
             return value
-        if (
-            self.kind == "heads"
-            and not isinstance(value, str | Real)
-            and hasattr(value, "__iter__")
-        ):
-            return tuple(value)
+        if self.kind == "heads" and _are_different_integers(value):
+            return tuple(int(head) for head in value)
         number = Integral if self.kind == "integer" else Real
         if self.kind in ("integer", "number") and _is_number(value, number, self.low, self.high):
             return int(value) if self.kind == "integer" else float(value)
@@ -75,11 +71,10 @@ class Setting:
         return f"expected a {self.kind} from {self.low:g} to {self.high:g}"
 
 
-def _is_list_of_different_integers(value: Any) -> bool:
-    if isinstance(value, str) or not hasattr(value, "__iter__"):
+def _are_different_integers(value: Any) -> bool:
+    if not isinstance(value, list | tuple | range):
         return False
-    items = list(value)
-    return len(set(items)) == len(items) and all(_is_number(i, Integral, 0, 2**15) for i in items)
+    return len(set(value)) == len(value) and all(_is_number(i, Integral, 0, 2**15) for i in value)
 
 
 def _is_number(value: Any, number: type, low: float, high: float) -> bool:
