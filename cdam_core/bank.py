@@ -37,13 +37,17 @@ class EmbeddingBank:
     threshold: float
 
     def __post_init__(self):
-        entries = self.codes.astype(np.float32) * self.scale
+        entries = self.embeddings()
         mean = entries.mean(0)
         object.__setattr__(self, "_mean", mean)
         object.__setattr__(self, "_directions", _directions(entries - mean))
 
     def __len__(self) -> int:
         return len(self.codes)
+
+    def embeddings(self) -> np.ndarray:
+        """(n, d) float32, as ``model.embed`` gave them up to the rounding of the codes."""
+        return self.codes.astype(np.float32) * self.scale
 
     def distance(self, embedding) -> float | np.ndarray:
         """How far a picture is from everything in the bank.

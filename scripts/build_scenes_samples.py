@@ -42,7 +42,8 @@ def outdoors(rng, top: str, low: str, near: str, far: str, horizon: float = 0.52
     sky = mix(np.clip(clouds, 0, 0.8), sky, colour("ffffff"))
     line = horizon + 0.08 * (noise(rng, SIDE, 2)[:1] - 0.5)
     depth = np.clip((rows - line) / (1 - horizon), 0, 1)
-    ground = mix(depth, colour(far), colour(near)) * (0.9 + 0.2 * noise(rng, SIDE, 6, 0.8)[..., None])
+    texture = 0.9 + 0.2 * noise(rng, SIDE, 6, 0.8)[..., None]
+    ground = mix(depth, colour(far), colour(near)) * texture
     return mix(np.clip((rows - line) * SIDE / 3, 0, 1), sky, ground)
 
 
@@ -90,9 +91,11 @@ SAMPLES: dict[str, tuple[str, str, str, int]] = {
     "panda-penguin": ("Panda and penguin", "panda penguin", "ice", 1),
     "hammer-scissors": ("Hammer and scissors", "hammer scissors", "bench", 1),
     "sailboat-umbrella": ("Sailboat and umbrella", "sailboat umbrella", "sea", 1),
-    "apple-banana-strawberry": ("Apple, banana and strawberry", "apple banana strawberry", "mint", 1),
+    "apple-banana-strawberry": ("Apple, banana and strawberry", "apple banana strawberry",
+                                "mint", 1),
     "car-bus-bicycle": ("Car, bus and bicycle", "car bus bicycle", "street", 1),
-    "rabbit-carrot-mushroom": ("Rabbit, carrot and mushroom", "rabbit carrot mushroom", "meadow", 2),
+    "rabbit-carrot-mushroom": ("Rabbit, carrot and mushroom", "rabbit carrot mushroom",
+                               "meadow", 2),
     "camera-clock-key": ("Camera, clock and key", "camera clock key", "slate", 1),
     "giraffe": ("Giraffe, alone", "giraffe", "savanna", 3),
     "owl": ("Owl, alone", "owl", "slate", 2),

@@ -52,11 +52,13 @@ PHOTOGRAPHS = {
         "nature/Garden.jpg", "nature/GreenMeadow.jpg", "nature/LadyBird.jpg",
         "nature/RainDrops.jpg", "nature/Storm.jpg", "nature/TwoWings.jpg", "nature/Wood.jpg",
         "nature/YellowFlower.jpg"),
-    "plasma-workspace-wallpapers": tuple(
-        f"{name}/contents/images/1280x1024.jpg"
-        for name in ("BytheWater", "ColdRipple", "DarkestHour", "EveningGlow", "FallenLeaf", "Grey",
-                     "Kite", "OneStandsOut", "Path", "summer_1am"))
-    + ("ColorfulCups/contents/images/2560x1600.jpg",),
+    "plasma-workspace-wallpapers": (
+        "BytheWater/contents/images/1280x1024.jpg", "ColdRipple/contents/images/1280x1024.jpg",
+        "DarkestHour/contents/images/1280x1024.jpg", "EveningGlow/contents/images/1280x1024.jpg",
+        "FallenLeaf/contents/images/1280x1024.jpg", "Grey/contents/images/1280x1024.jpg",
+        "Kite/contents/images/1280x1024.jpg", "OneStandsOut/contents/images/1280x1024.jpg",
+        "Path/contents/images/1280x1024.jpg", "summer_1am/contents/images/1280x1024.jpg",
+        "ColorfulCups/contents/images/2560x1600.jpg"),
     "python3-skimage": tuple(
         f"skimage/data/{name}"
         for name in ("astronaut.png", "brick.png", "camera.png", "chelsea.png", "clock_motion.png",

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from cdam_core.late_vit import LateClassTokenViT
@@ -13,7 +14,7 @@ from cdam_core.scenes.drawings import DRAWING_SETS, training_sets
 from cdam_core.scenes.tokens import MEAN, STD
 
 LIMITS = (
-    "Knows drawings of its 40 classes in composed scenes, nothing else: not a model for photographs.",
+    "Knows drawings of its 40 classes in composed scenes, nothing else: no model for photographs.",
     "This model's class token looks at the picture only once, in the last block; ordinary ViTs' do "
     "so in every block, and CDAM explains less of them.",
     "Objects smaller than about a quarter of the picture's side are often missed.",
@@ -75,7 +76,7 @@ def write(out: Path, model: LateClassTokenViT, settings: dict, images_seen: int,
     options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in settings.items())
     content = describe(model, settings["side"]) | {
         "weights": weights.name,
-        "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "weights_sha256": sha256(weights),
         "training_command": f"python -m cdam_core train scenes {options}",
         "settings": settings,
         "seed": settings["seed"],
@@ -83,6 +84,11 @@ def write(out: Path, model: LateClassTokenViT, settings: dict, images_seen: int,
         "steps": steps,
     }
     write_json(out, content)
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file, as cards state it."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -104,7 +110,7 @@ def load_trained(card: Path, model: LateClassTokenViT) -> dict:
         wanted = model.trained_state()
         if set(state) != set(wanted) or any(state[k].shape != wanted[k].shape for k in wanted):
             raise ValueError("the weights are of another architecture")
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise SystemExit(f"cannot go on from {Path(card).name}: {error}") from None
     with torch.no_grad():
         model.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)

@@ -248,7 +248,7 @@ def fetch(set_id: str, cache: Path) -> Path:
                        check=True, stdout=subprocess.DEVNULL)
     digest = base64.b64encode(hashlib.sha512(tarball.read_bytes()).digest()).decode()
     if f"sha512-{digest}" != source.integrity:
-        raise SystemExit(f"{tarball.name} has another hash than the pinned one: delete it and retry")
+        raise SystemExit(f"{tarball.name} has another hash than the pinned one: delete it")
     return tarball
 
 

@@ -120,6 +120,7 @@ class SceneGenerator:
     def _draw_classes(self) -> list[str]:
         count = 1 + self.rng.choice(len(self.recipe.counts), p=self.recipe.counts)
         twins = self.recipe.style == "strong" and self.rng.random() < 0.1
+        count = min(count, len(self.names))
         picks = self.rng.choice(len(self.names), count, replace=twins)
         return [self.names[pick] for pick in picks]
 

@@ -37,20 +37,28 @@ class TokenStore:
         folder: where the arrays lie.
         capacity: number of scenes that it holds; None opens an existing store for reading.
         n_tokens: rows per scene, the backbone's class token included.
+        dim: width of a token.
+
+    Raises:
+        SystemExit: if the folder holds a store of another size.
     """
 
-    def __init__(self, folder: Path, capacity: int | None = None, n_tokens: int = 257):
+    def __init__(self, folder: Path, capacity: int | None = None, n_tokens: int = 257,
+                 dim: int = EMBED_DIM):
         folder = Path(folder)
         mode = "r" if capacity is None else "r+"
         if capacity is not None and not (folder / "written.npy").exists():
             folder.mkdir(parents=True, exist_ok=True)
-            for name, dtype, shape in (("tokens", np.float16, (capacity, n_tokens, EMBED_DIM)),
+            for name, dtype, shape in (("tokens", np.float16, (capacity, n_tokens, dim)),
                                        ("labels", np.uint8, (capacity, len(CLASS_NAMES))),
                                        ("written", np.int64, (1,))):
                 np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
         self.tokens = np.lib.format.open_memmap(folder / "tokens.npy", mode)
         self.labels = np.lib.format.open_memmap(folder / "labels.npy", mode)
         self._written = np.lib.format.open_memmap(folder / "written.npy", mode)
+        if capacity is not None and self.tokens.shape != (capacity, n_tokens, dim):
+            raise SystemExit(f"{folder.name} holds scenes of another size: remove it, or give "
+                             "another --work folder")
 
     @property
     def written(self) -> int:

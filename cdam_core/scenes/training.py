@@ -42,20 +42,20 @@ class Settings:
     """The recipe; every field is an option of the command.
 
     Args:
-        minutes: time to train; the learning rate falls to zero over it (half a cosine).
-        side: height and width of the scenes in pixels.
+        steps: updates; the learning rate falls to zero over them (half a cosine).
+        side: height and width of the scenes, and of the model's input, in pixels.
         trained_blocks: blocks after the backbone; 1 or 2 keep the file under 8 MB.
         batch: scenes per step.
         learning_rate, weight_decay, warmup_steps: of AdamW.
         average: decay of the moving average of the weights, which is what is kept.
         token_drop: largest share of patch tokens left out of a step.
-        token_mix: chance that a step joins the tokens of two scenes under both scenes' labels.
-        capacity: scenes that each producer's store holds (about 200 kB each at 224 px).
+        join_share: share of the steps that join scenes in pairs, under both scenes' labels.
+        capacity: scenes that each producer's store holds (200 kB each at 224 px).
         producers: processes that compose and encode; 0 trains on what is stored.
         seed: of scenes and weights.
     """
 
-    minutes: float = 90.0
+    steps: int = 10_000
     side: int = 224
     trained_blocks: int = 1
     batch: int = 64
@@ -63,8 +63,8 @@ class Settings:
     weight_decay: float = 0.05
     warmup_steps: int = 100
     average: float = 0.998
-    token_drop: float = 0.5
-    token_mix: float = 0.0
+    token_drop: float = 0.0
+    join_share: float = 0.0
     capacity: int = 25_000
     producers: int = 2
     seed: int = 0
@@ -122,11 +122,10 @@ def thin_out(tokens: Tensor, rng, most: float) -> Tensor:
     return tokens[:, [0, *np.sort(keep)]]
 
 
-def join_scenes(tokens: Tensor, labels: Tensor, rng) -> tuple[Tensor, Tensor]:
+def join_scenes(tokens: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Halve the batch: pairs of scenes become one long sequence with both scenes' classes."""
     half = len(tokens) // 2
-    first, second = tokens[:half], tokens[half:2 * half, 1:]
-    joined = thin_out(torch.cat([first, second], dim=1), rng, most=0.5)
+    joined = torch.cat([tokens[:half], tokens[half:2 * half, 1:]], dim=1)
     return joined, torch.maximum(labels[:half], labels[half:2 * half])
 
 
@@ -157,16 +156,16 @@ class Trainer:
              {"params": vectors, "weight_decay": 0.0}], settings.learning_rate, betas=(0.9, 0.98))
         self.steps, self.loss = 0, float("nan")
 
-    def step(self, progress: float) -> None:
-        """One update; ``progress`` in 0..1 is the share of the training time that is over."""
-        s = self.settings
+    def step(self) -> None:
+        """One update."""
+        s, progress = self.settings, self.steps / self.settings.steps
         rate = s.learning_rate * min(1, (self.steps + 1) / s.warmup_steps)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * (0.5 + 0.5 * np.cos(np.pi * progress)) + 1e-6
         tokens, labels = draw_batch(self.stores, self.rng, s.batch)
-        if self.rng.random() < s.token_mix:
-            tokens, labels = join_scenes(tokens, labels, self.rng)
-        else:
+        if self.rng.random() < s.join_share:
+            tokens, labels = join_scenes(tokens, labels)
+        if s.token_drop:
             tokens = thin_out(tokens, self.rng, s.token_drop)
         loss = loss_of(self.model, tokens, labels)
         self.optimiser.zero_grad()
@@ -204,14 +203,19 @@ def load_sprites(cache: Path, work: Path) -> dict[str, list[drawings.Sprite]]:
     return pickle.loads(stored.read_bytes())
 
 
+def producer_seed(settings: Settings, index: int, moved_on: int) -> int:
+    """Seed of one producer's scenes; another for every producer and every resumed run."""
+    sequence = np.random.SeedSequence([settings.seed, index, moved_on])
+    return int(sequence.generate_state(1)[0])
+
+
 def run_producer(settings: Settings, cache: Path, work: Path, index: int, moved_on: int) -> None:
     """Body of a producer process; ends with its parent."""
     os.nice(NICE)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    seed = [settings.seed, index, moved_on]
     generator = SceneGenerator(load_sprites(cache, work), TRAINING, settings.side,
-                               int(np.random.SeedSequence(seed).generate_state(1)[0]))
+                               producer_seed(settings, index, moved_on))
     n_tokens = 1 + (settings.side // PATCH_SIZE) ** 2
     store = TokenStore(work / f"tokens-{index}", settings.capacity, n_tokens)
     produce(new_model(settings).eval(), generator, store)
@@ -250,9 +254,9 @@ def wait_for_scenes(work: Path, processes: list) -> list[TokenStore]:
     """
     while True:
         stores = open_stores(work)
-        if stores and (sum(map(len, stores)) >= ENOUGH or not processes):
-            if len(stores) >= len(processes):
-                return stores
+        enough = sum(map(len, stores)) >= ENOUGH and len(stores) >= len(processes)
+        if enough or (stores and not processes):
+            return stores
         if not processes:
             raise SystemExit("no scenes are stored and there are no producers: give --producers 2")
         if not all(process.is_alive() for process in processes):
@@ -266,7 +270,7 @@ def wait_for_scenes(work: Path, processes: list) -> list[TokenStore]:
 
 def train(settings: Settings, cache: Path, work: Path, out: Path, resume: Path | None = None,
           checkpoint_minutes: float = 5.0) -> Path:
-    """Train and write the model's weights and card, again and again until the time is over.
+    """Train and write the model's weights and card, again and again until the last step.
 
     Args:
         settings: the recipe.
@@ -286,45 +290,37 @@ def train(settings: Settings, cache: Path, work: Path, out: Path, resume: Path |
     processes = start_producers(settings, cache, work, seen_before)
     trainer = Trainer(model, settings, wait_for_scenes(work, processes))
     seen_at_start = seen_before if resume else 0
-    clock = started = time.monotonic()
+    clock = time.monotonic()
 
     def checkpoint() -> None:
         scenes = seen_at_start + sum(store.written for store in trainer.stores)
         cards.write(out, trainer.result(), asdict(settings), scenes, trainer.steps)
 
     try:
-        while (progress := (time.monotonic() - started) / (60 * settings.minutes)) < 1:
-            trainer.step(progress)
+        while trainer.steps < settings.steps:
+            trainer.step()
             if time.monotonic() - clock > 60 * checkpoint_minutes:
                 clock = time.monotonic()
                 checkpoint()
-                report(trainer, progress)
+                report(trainer)
     except KeyboardInterrupt:
         print("stopped; go on with --resume", flush=True)
     finally:
         for process in processes:
             process.terminate()
     checkpoint()
-    report(trainer, 1.0)
+    report(trainer)
     return out
 
 
-def report(trainer: Trainer, progress: float) -> None:
+def report(trainer: Trainer) -> None:
     """One progress line as JSON."""
     stored = sum(store.written for store in trainer.stores)
-    print(json.dumps({"done": round(progress, 3), "steps": trainer.steps, "scenes": stored,
+    print(json.dumps({"steps": trainer.steps, "of": trainer.settings.steps, "scenes": stored,
                       "loss": round(trainer.loss, 4)}), flush=True)
 
 
 # ---- command line --------------------------------------------------------------------------------
-
-
-def positive(text: str) -> float:
-    """Argument type: a number above zero."""
-    number = float(text)
-    if number <= 0:
-        raise argparse.ArgumentTypeError("must be above zero")
-    return number
 
 
 def register(subparsers) -> None:
@@ -362,14 +358,14 @@ def run(args: argparse.Namespace) -> int:
 
 def check(settings: Settings, args: argparse.Namespace) -> str | None:
     """What is wrong with the arguments, in one sentence, or None."""
-    if settings.minutes <= 0 or settings.batch < 2 or settings.capacity < settings.batch:
-        return "--minutes must be above 0, --batch at least 2, --capacity at least one batch"
+    if settings.steps < 1 or settings.batch < 2 or settings.capacity < settings.batch:
+        return "--steps must be at least 1, --batch at least 2, --capacity at least one batch"
     if settings.side < 4 * PATCH_SIZE or settings.side % PATCH_SIZE:
         return f"--side must be a multiple of {PATCH_SIZE}, at least {4 * PATCH_SIZE}"
     if settings.trained_blocks not in (1, 2):
         return "--trained-blocks must be 1 or 2"
-    if not (0 <= settings.token_drop < 1 and 0 <= settings.token_mix <= 1):
-        return "--token-drop and --token-mix are shares between 0 and 1"
+    if not (0 <= settings.token_drop < 1 and 0 <= settings.join_share <= 1):
+        return "--token-drop and --join-share are shares between 0 and 1"
     if args.resume is not None and not args.resume.is_file():
         return "--resume found no model card there"
     return None
