@@ -31,10 +31,16 @@ FEW_EXAMPLES = 5  # fewer than this many examples make an unreliable concept
 EXAMPLES_PER_BATCH = 8
 # Bits of a 64-bit perceptual hash in which two pictures may differ and still look the same.
 NEAR_DUPLICATE_BITS = 4
+# Leave-one-out cosines and correlations from which a concept or its map counts as stable, or at
+# least as usable; below the second, single examples decide.
+STABLE, USABLE = 0.97, 0.9
+# Ranks among a model's known pictures from which a concept counts as clearly or possibly present.
+CLEAR, POSSIBLE = 0.95, 0.75
 # Distances below this share of the vector's length are rounding: there the L2 map is zero, where
 # its direction would be noise.
 SAME_POINT = 1e-5
 FORMAT = "cdam-concept-1"
+FORMAT_OF_MANY = "cdam-concepts-1"
 MAX_FILE_BYTES = 2**20
 
 
@@ -111,7 +117,12 @@ class Concept:
 
     def to_bytes(self) -> bytes:
         """The concept as a safetensors file; the examples' latents are left out."""
-        notes = {
+        metadata = {"format": FORMAT, "concept": json.dumps(self._notes(), ensure_ascii=False)}
+        return save({"vector": np.ascontiguousarray(self.vector)}, metadata)
+
+    def _notes(self) -> dict[str, Any]:
+        """Everything but the vector, JSON-able."""
+        return {
             "name": self.name,
             "similarity": self.similarity,
             "model_id": self.model_id,
@@ -120,8 +131,6 @@ class Concept:
             "digests": list(self.digests),
             "report": dict(self.report),
         }
-        metadata = {"format": FORMAT, "concept": json.dumps(notes, ensure_ascii=False)}
-        return save({"vector": np.ascontiguousarray(self.vector)}, metadata)
 
     def save(self, path: Path | str) -> None:
         """Write the concept in one step; nothing half-written is ever seen."""
@@ -138,25 +147,57 @@ def load_concept(source: Path | str | bytes, model: VisionModel | None = None) -
     Raises:
         BadConcept: "damaged" or "other-model".
     """
+    return _load(source, model, _parse_one)[0]
+
+
+def concepts_to_bytes(concepts: Sequence[Concept]) -> bytes:
+    """Several concepts as one safetensors file, for ``load_concepts``."""
+    notes = json.dumps([concept._notes() for concept in concepts], ensure_ascii=False)
+    vectors = {f"vector.{i}": np.ascontiguousarray(c.vector) for i, c in enumerate(concepts)}
+    return save(vectors, {"format": FORMAT_OF_MANY, "concepts": notes})
+
+
+def load_concepts(source: Path | str | bytes, model: VisionModel | None = None) -> list[Concept]:
+    """Read what ``Concept.save`` or ``concepts_to_bytes`` wrote; arguments as ``load_concept``.
+
+    Raises:
+        BadConcept: "damaged" or "other-model"; then none of them is returned.
+    """
+    return _load(source, model, _parse_any)
+
+
+_Parts = list[tuple[dict[str, Any], np.ndarray]]
+
+
+def _load(
+    source: Path | str | bytes, model: VisionModel | None, parse: Callable[[bytes], _Parts]
+) -> list[Concept]:
     try:
         content = source if isinstance(source, bytes) else _small_file(Path(source))
-        notes, vector = _parse(content)
-        concept = Concept(
-            name=str(notes["name"])[:200],
-            vector=vector,
-            similarity=notes["similarity"],
-            model_id=str(notes["model_id"]),
-            weights_sha256=str(notes["weights_sha256"]),
-            count=int(notes["count"]),
-            digests=tuple(map(str, notes["digests"])),
-            report=dict(notes["report"]),
-        )
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        concepts = [_concept(notes, vector) for notes, vector in parse(content)]
+    except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError,
+            RecursionError):  # fmt: skip
         raise BadConcept("damaged", "The file is no readable concept; expected a .safetensors file "
                          "that this program saved.") from None  # fmt: skip
     if model is not None:
-        concept.check_model(model)
-    return concept
+        for concept in concepts:
+            concept.check_model(model)
+    return concepts
+
+
+def _concept(notes: Mapping[str, Any], vector: np.ndarray) -> Concept:
+    report = dict(notes["report"])
+    reliability_words(report)  # a stranger's report must be one that pages can put into words
+    return Concept(
+        name=str(notes["name"])[:200],
+        vector=vector,
+        similarity=notes["similarity"],
+        model_id=str(notes["model_id"]),
+        weights_sha256=str(notes["weights_sha256"]),
+        count=int(notes["count"]),
+        digests=tuple(map(str, notes["digests"])),
+        report=report,
+    )
 
 
 def _small_file(path: Path) -> bytes:
@@ -165,14 +206,29 @@ def _small_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _parse(content: bytes) -> tuple[dict[str, Any], np.ndarray]:
+def _parse_one(content: bytes) -> _Parts:
+    metadata = _metadata(content)
+    if metadata["format"] != FORMAT:
+        raise ValueError("another format")
+    return [(json.loads(metadata["concept"]), load(content)["vector"])]
+
+
+def _parse_any(content: bytes) -> _Parts:
+    metadata = _metadata(content)
+    if metadata["format"] != FORMAT_OF_MANY:
+        return _parse_one(content)
+    vectors = load(content)
+    notes = json.loads(metadata["concepts"])
+    if not notes:
+        raise ValueError("no concept at all")
+    return [(note, vectors[f"vector.{i}"]) for i, note in enumerate(notes)]
+
+
+def _metadata(content: bytes) -> dict[str, str]:
     if len(content) > MAX_FILE_BYTES:
         raise ValueError("too large for a concept")
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    metadata = header["__metadata__"]
-    if metadata["format"] != FORMAT:
-        raise ValueError("another format")
-    return json.loads(metadata["concept"]), load(content)["vector"]
+    return header["__metadata__"]
 
 
 # ---- building ----------------------------------------------------------------------------------
@@ -326,6 +382,12 @@ def without_one(concept: Concept) -> list[Concept]:
     ]
 
 
+def similarity_of(concept: Concept, latents: np.ndarray) -> np.ndarray:
+    """(n,) similarities of latents (n, d), such as ``model.embed`` gives, to a concept."""
+    known = similarities(torch.from_numpy(np.array(latents, np.float32)), [concept])
+    return known[:, 0].numpy()
+
+
 def rank_in_bank(concept: Concept, value: float, entries: np.ndarray) -> float:
     """Share of a model's known pictures that are less similar to the concept than a value.
 
@@ -337,8 +399,77 @@ def rank_in_bank(concept: Concept, value: float, entries: np.ndarray) -> float:
     Returns:
         0 (least similar of all) to 1 (most similar of all).
     """
-    known = similarities(torch.from_numpy(np.asarray(entries, np.float32)), [concept])
-    return float((known[:, 0].numpy() < value).mean())
+    return float((similarity_of(concept, entries) < value).mean())
+
+
+def map_correlations(
+    whole: np.ndarray, without: np.ndarray, content: np.ndarray | None = None
+) -> list[float]:
+    """How alike a concept's map stays when one example is dropped.
+
+    Args:
+        whole: (rows, cols) map of the concept.
+        without: (n, rows, cols) maps of ``without_one(concept)``, on the same image.
+        content: (rows, cols) bool, False on padding, which is left out.
+
+    Returns:
+        Pearson correlation per dropped example; 0 where one of the two maps is constant.
+    """
+    inside = np.ones(whole.shape, bool) if content is None else content
+    centred = [each[inside].astype(np.float64) - each[inside].mean() for each in (whole, *without)]
+    return [_cosine(centred[0], each) for each in centred[1:]]
+
+
+# ---- the same in words ---------------------------------------------------------------------------
+
+
+def reliability_words(report: Mapping[str, Any]) -> list[str]:
+    """A report as sentences, the most important one first; cautious about unknown entries."""
+    count = report.get("examples", 0)
+    sentences = []
+    if report.get("few"):
+        sentences.append(
+            f"Only {count} example{'s' if count != 1 else ''}: below {FEW_EXAMPLES}, chance "
+            "resemblances weigh heavily. Add more."
+        )
+    if cosines := report.get("leave_one_out"):
+        sentences.append(_stability_words(min(cosines), report.get("odd_one")))
+    for one, two in report.get("near_duplicates", ()):
+        sentences.append(f"Examples {one} and {two} look the same, so they count twice.")
+    left_out = [str(entry["position"]) for entry in report.get("left_out", ())]
+    if left_out:
+        sentences.append(f"Left out, because unreadable: number {', '.join(left_out)}.")
+    return sentences
+
+
+def _stability_words(lowest: float, odd_one: int | None) -> str:
+    change = f"leaving out any one example keeps a cosine of at least {lowest:.2f}"
+    if lowest >= STABLE:
+        return f"Stable: {change}."
+    verdict = "Usable" if lowest >= USABLE else "Unstable"
+    return f"{verdict}: {change}; example {odd_one} changes it most."
+
+
+def map_words(correlations: Sequence[float]) -> str:
+    """What dropping one example does to the map, as one sentence."""
+    if not correlations:
+        return "With a single example, nothing can be said about how stable the map is."
+    lowest, worst = min(correlations), int(np.argmin(correlations)) + 1
+    if lowest >= STABLE:
+        return f"The map is stable: without any one example it correlates {lowest:.2f} or more."
+    if lowest >= USABLE:
+        return f"The map is fairly stable: without example {worst} it correlates {lowest:.2f}."
+    return f"The map hangs on example {worst}: without it, it correlates only {lowest:.2f}."
+
+
+def rank_words(rank: float) -> str:
+    """A rank among known pictures as a sentence with its verdict."""
+    percent = f"{100 * rank:.0f} %"
+    if rank >= CLEAR:
+        return f"Clearly present: more similar than {percent} of the model's known pictures."
+    if rank >= POSSIBLE:
+        return f"Possibly present: more similar than {percent} of the model's known pictures."
+    return f"No sign of it: more similar than only {percent} of the model's known pictures."
 
 
 def _cosine(one: np.ndarray, two: np.ndarray) -> float:

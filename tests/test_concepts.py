@@ -9,14 +9,22 @@ import torch
 from PIL import Image
 
 import cdam_core as cdam
+from cdam_core.bank import EmbeddingBank
 from cdam_core.concepts import (
     SIMILARITIES,
     concept_of_latents,
+    concepts_to_bytes,
+    load_concepts,
+    map_correlations,
+    map_words,
     mean_concept,
     minus_mean_of_others,
     near_duplicates,
     rank_in_bank,
+    rank_words,
     reliability,
+    reliability_words,
+    similarity_of,
     without_one,
 )
 from tests import oracles
@@ -372,3 +380,90 @@ def test_damaged_files_are_refused(concept, damage):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(cdam.BadConcept):
         cdam.load_concept(tmp_path / "none.safetensors")
+
+
+# ---- several in one file -------------------------------------------------------------------------
+
+
+def test_several_concepts_travel_in_one_file(model, concept):
+    other = cdam.build_concept(model, noise_images(3, 9), "other", "cosine")
+    content = concepts_to_bytes([concept, other])
+    for loaded, given in zip(load_concepts(content, model), [concept, other], strict=True):
+        assert (loaded.name, loaded.similarity) == (given.name, given.similarity)
+        np.testing.assert_array_equal(loaded.vector, given.vector)
+    assert [c.name for c in load_concepts(concept.to_bytes())] == ["noise"]
+    with pytest.raises(cdam.BadConcept) as error:
+        cdam.load_concept(content)
+    assert error.value.reason == "damaged"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda b: b[:-8], lambda b: b.replace(b"vector.1", b"vector.7"),
+     lambda b: b.replace(b'\\"name\\"', b'\\"nome\\"'), lambda b: b"[" * 40_000,
+     lambda b: b.replace(b'\\"leave_one_out\\": [', b'\\"leave_one_out\\": [[],')],
+)  # fmt: skip
+def test_one_damaged_concept_spoils_the_file(model, concept, damage):
+    with pytest.raises(cdam.BadConcept) as error:
+        load_concepts(damage(concepts_to_bytes([concept, concept])), model)
+    assert error.value.reason == "damaged"
+
+
+def test_a_file_with_another_models_concept_is_refused(concept):
+    with pytest.raises(cdam.BadConcept) as error:
+        load_concepts(concepts_to_bytes([concept]), cdam.wrap(tiny_vit(num_classes=7)))
+    assert error.value.reason == "other-model"
+
+
+# ---- reliability in words ------------------------------------------------------------------------
+
+
+def test_similarities_of_latents_are_those_of_explanations(model, pixels, concept):
+    latent = model.embed(pixels).numpy()
+    for similarity in SIMILARITIES:
+        one = concept.using(similarity)
+        expected = cdam.explain(model, pixels, one).values
+        np.testing.assert_allclose(similarity_of(one, latent), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_correlation_of_maps_without_one_example():
+    """Exact: the same map shifted and scaled, its negative, a constant, an orthogonal one."""
+    whole = np.array([[1.0, -1.0], [1.0, -1.0]])
+    without = np.array([3 * whole + 5, -whole, np.ones((2, 2)), [[1, 1], [-1, -1]]])
+    np.testing.assert_allclose(map_correlations(whole, without), [1, -1, 0, 0], atol=1e-12)
+    content = np.array([[True, True], [True, False]])
+    other = np.array([[[1.0, -1.0], [1.0, 99.0]]])
+    np.testing.assert_allclose(map_correlations(whole, other, content), [1], atol=1e-12)
+
+
+def test_maps_without_one_example_cost_one_pass(model, pixels, concept):
+    scores = cdam.explain(model, pixels, [concept, *without_one(concept)]).scores
+    found = map_correlations(scores[0], scores[1:])
+    expected = [np.corrcoef(scores[0].ravel(), each.ravel())[0, 1] for each in scores[1:]]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_words_follow_the_numbers():
+    words = reliability_words({"examples": 3, "few": True, "leave_one_out": [0.99, 0.85, 0.95],
+                               "odd_one": 2, "near_duplicates": [(1, 3)],
+                               "left_out": [{"position": 4}, {"position": 6}]})  # fmt: skip
+    assert words[0].startswith("Only 3 examples")
+    assert words[1].startswith("Unstable")
+    assert "0.85" in words[1]
+    assert "example 2" in words[1]
+    assert "Examples 1 and 3" in words[2]
+    assert words[3].endswith("4, 6.")
+    assert reliability_words({"examples": 9, "leave_one_out": [0.98] * 9})[0].startswith("Stable")
+    assert reliability_words({}) == []
+    assert map_words([0.99, 0.98]).startswith("The map is stable")
+    assert "fairly" in map_words([0.99, 0.91])
+    assert "example 2" in map_words([0.99, 0.5])
+    assert "single" in map_words([])
+    assert [rank_words(r).split(":")[0] for r in (0.99, 0.8, 0.4)] == [
+        "Clearly present", "Possibly present", "No sign of it"]  # fmt: skip
+
+
+def test_a_banks_embeddings_are_what_was_put_in():
+    entries = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
+    bank = EmbeddingBank.build(entries, entries)
+    np.testing.assert_allclose(bank.embeddings(), entries, atol=np.abs(entries).max() / 200)
