@@ -44,10 +44,10 @@ def shared_scale(explanation: cdam.Explanation) -> float:
     return symmetric_scale([explanation.scores[:, explanation.content]], COLOURED)
 
 
-def beyond_scale(explanation: cdam.Explanation) -> str:
+def beyond_scale(explanation: cdam.Explanation, scale: float) -> str:
     """What to say of the scores that lie beyond the scale."""
     scores = explanation.scores[:, explanation.content]
-    scale, largest = shared_scale(explanation), scores.flat[np.abs(scores).argmax()]
+    largest = scores.flat[np.abs(scores).argmax()]
     if abs(largest) <= scale:
         return ""
     end = signed(scale, decimals_for(scale))[1:]
@@ -61,9 +61,10 @@ def data_url(picture: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def draw_panels(prepared: Prepared, explanation: cdam.Explanation, look: Look) -> list[str]:
+def draw_panels(
+    prepared: Prepared, explanation: cdam.Explanation, look: Look, scale: float
+) -> list[str]:
     """Data URLs: what the model saw, then one map per target."""
-    scale = shared_scale(explanation)
     pictures = [prepared.view.copy()]
     pictures += [
         draw(prepared.view, explanation, index, scale, look.palette, look.opacity, look.smooth)
@@ -75,9 +76,9 @@ def draw_panels(prepared: Prepared, explanation: cdam.Explanation, look: Look) -
     return [data_url(picture) for picture in pictures]
 
 
-def scale_bar(explanation: cdam.Explanation, look: Look) -> dict[str, str]:
+def scale_bar(explanation: cdam.Explanation, look: Look, scale: float) -> dict[str, str]:
     """The printed scale under the panels."""
-    scale, beyond = shared_scale(explanation), beyond_scale(explanation)
+    beyond = beyond_scale(explanation, scale)
     end = signed(scale, decimals_for(scale))
     notes = ["One scale for every map, the difference included. Score per patch, in logits."]
     notes += [f"{beyond}."] if beyond else []
@@ -93,9 +94,11 @@ def scale_bar(explanation: cdam.Explanation, look: Look) -> dict[str, str]:
     }
 
 
-def tooltip(explanation: cdam.Explanation, every: cdam.Explanation) -> dict[str, Any]:
+def tooltip(
+    explanation: cdam.Explanation, every: cdam.Explanation, scale: float
+) -> dict[str, Any]:
     """The numbers of every patch, small enough to be sent along; hovering asks nobody."""
-    decimals = decimals_for(shared_scale(explanation))
+    decimals = decimals_for(scale)
     flat = np.round(every.scores.reshape(len(every.scores), -1), decimals)
     return {
         "decimals": decimals,
@@ -155,9 +158,10 @@ def viewer_data(
     every: cdam.Explanation,
     look: Look,
     patch: tuple[int, int],
+    scale: float,
 ) -> dict[str, Any]:
     """Everything that the viewer component needs; JSON-able."""
-    sources = draw_panels(prepared, explanation, look)
+    sources = draw_panels(prepared, explanation, look, scale)
     panels = [
         {
             "src": sources[0],
@@ -171,12 +175,12 @@ def viewer_data(
         panels.append({"src": source, **_caption(explanation, index)})
     return {
         "panels": panels,
-        "scale": scale_bar(explanation, look),
+        "scale": scale_bar(explanation, look, scale),
         "grid": list(explanation.grid),
         "selected": list(patch),
         "label": f"Patches of all maps, {explanation.grid[0]} rows and {explanation.grid[1]} "
         "columns. Arrow keys move, Enter inspects a patch, Escape leaves.",
-        **tooltip(explanation, every),
+        **tooltip(explanation, every, scale),
     }
 
 

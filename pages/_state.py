@@ -174,7 +174,7 @@ def prepare(model_id: str, picture: Picture) -> Prepared:
     return remembered(model_id, picture.digest, picture)
 
 
-@st.cache_resource(max_entries=64, show_spinner="Reading the picture …")
+@st.cache_resource(max_entries=32, show_spinner="Reading the picture …")
 def _sample_prepared(model_id: str, digest: str, _picture: Picture) -> Prepared:
     return _prepare(get_model(model_id), _picture)
 
@@ -230,7 +230,7 @@ def explain(
     return _explanation(model_id, picture.digest, targets, method, key, encoding)
 
 
-@st.cache_resource(scope="session", max_entries=32, show_spinner="Computing the maps …")
+@st.cache_resource(scope="session", max_entries=16, show_spinner=False)
 def _explanation(
     model_id: str,
     digest: str,

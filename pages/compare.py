@@ -112,15 +112,17 @@ def explore(model_id: str) -> None:
     explanation = _state.explain(model_id, picture, targets, method, settings)
     every = every_class(model_id, picture, settings)
     patch = current_patch(explanation, f"{model_id}.{picture.digest[:16]}")
+    scale = _panels.shared_scale(explanation)
     with question:
         ask(explanation)
     with maps:
-        show_maps(prepared, explanation, every, look, patch)
+        data = _panels.viewer_data(prepared, explanation, every, look, patch, scale)
+        _viewer.maps(data, key="viewer", on_patch=_on_patch)
         tell_shares(prepared, explanation)
         if picture.notes:
             st.caption(plain(f"On opening: {'; '.join(picture.notes)}."))
-    inspect(explanation, every, patch, look)
-    offer_downloads(model_id, prepared, explanation, look)
+    inspect(explanation, every, patch, look, scale)
+    offer_downloads(model_id, prepared, explanation, look, scale)
     _links.write(picture, [model.class_names[c] for c in classes], method)
 
 
@@ -141,7 +143,7 @@ def pick_classes(model: cdam.VisionModel, prepared: _state.Prepared, token: str)
         preset = [*asked, *(c for c in strongest if c not in asked)]
         st.session_state[a_key], st.session_state[b_key] = preset[:2]
         st.session_state[more_key] = asked[2 : 2 + MAX_MORE]
-    st.session_state[f"pair.{token}"] = (st.session_state[a_key], st.session_state[b_key])
+    st.session_state["pair"] = (st.session_state[a_key], st.session_state[b_key])
     options, names = list(range(len(model.class_names))), class_labels(model)
     columns = st.columns([1, 1, 1.4])
     shared = {"options": options, "format_func": names.__getitem__}
@@ -162,7 +164,7 @@ def _keep_apart(token: str) -> None:
     """Choosing B's class for A, or A's for B, swaps the two."""
     a_key, b_key = f"a.{token}", f"b.{token}"
     if st.session_state[a_key] == st.session_state[b_key]:
-        old_a, old_b = st.session_state[f"pair.{token}"]
+        old_a, old_b = st.session_state["pair"]
         st.session_state[a_key], st.session_state[b_key] = old_b, old_a
 
 
@@ -238,17 +240,6 @@ def ask(explanation: cdam.Explanation) -> None:
     )
 
 
-def show_maps(
-    prepared: _state.Prepared,
-    explanation: cdam.Explanation,
-    every: cdam.Explanation,
-    look: _panels.Look,
-    patch: tuple[int, int],
-) -> None:
-    data = _panels.viewer_data(prepared, explanation, every, look, patch)
-    _viewer.maps(data, key="viewer", on_patch=_on_patch)
-
-
 def _on_patch() -> None:
     """A click in the viewer moves the numbers beside the inspector, which hold the patch."""
     row, col = st.session_state["viewer"]["patch"]
@@ -298,8 +289,11 @@ def share_sentence(label: str, scores: np.ndarray, regions: dict[str, np.ndarray
 
 
 def inspect(
-    explanation: cdam.Explanation, every: cdam.Explanation, patch: tuple[int, int],
+    explanation: cdam.Explanation,
+    every: cdam.Explanation,
+    patch: tuple[int, int],
     look: _panels.Look,
+    scale: float,
 ) -> None:
     """One patch, and the classes it speaks for and against most, out of all of them."""
     rows, cols = explanation.grid
@@ -316,7 +310,7 @@ def inspect(
     supported, opposed = _panels.patch_bars(every, patch, INSPECTED)
     full = max((abs(value) for _, value in supported + opposed), default=1.0)
     against, favour = _panels.bar_colours(look)
-    decimals = decimals_for(_panels.shared_scale(explanation))
+    decimals = decimals_for(scale)
     for column, title, found, colour in (
         (left, "Speaks most for", supported, favour),
         (right, "Speaks most against", opposed, against),
@@ -330,7 +324,11 @@ def inspect(
 
 
 def offer_downloads(
-    model_id: str, prepared: _state.Prepared, explanation: cdam.Explanation, look: _panels.Look
+    model_id: str,
+    prepared: _state.Prepared,
+    explanation: cdam.Explanation,
+    look: _panels.Look,
+    scale: float,
 ) -> None:
     """The panel as a picture, and the raw signed scores with what made them."""
     names = [label for label, t in zip(explanation.labels, explanation.targets, strict=True)
@@ -341,8 +339,8 @@ def offer_downloads(
 
     def picture() -> bytes:
         return panel(
-            prepared.view, explanation, _panels.shared_scale(explanation), look.palette,
-            look.opacity, look.smooth, scale_note=_panels.beyond_scale(explanation),
+            prepared.view, explanation, scale, look.palette, look.opacity, look.smooth,
+            scale_note=_panels.beyond_scale(explanation, scale),
         )
 
     offers = (
