@@ -11,10 +11,24 @@ from cdam_core.last_block import TokenSets, class_attention
 from cdam_core.late_vit import LateClassTokenViT
 from cdam_core.methods import blocks as laid_open
 from tests import oracles, twins
-from tests.conftest import CLASSES, randomise, tiny_late_vit, tiny_vit
+from tests.conftest import (
+    CLASSES,
+    VARIANTS,
+    randomise,
+    tiny_distilled_vit,
+    tiny_late_vit,
+    tiny_module,
+    tiny_vit,
+)
 
 TARGETS = [2, (1, 3)]
 ASKED = [2, cdam.Contrast(1, 3)]
+
+
+@pytest.fixture(params=[*VARIANTS, "late"])
+def opened_module(request):
+    """Every variant whose answer is read from one class token."""
+    return tiny_module(request.param)
 
 
 def assert_rows(e, index, twin, module, tolerance=1e-6):
@@ -32,8 +46,8 @@ def assert_rows(e, index, twin, module, tolerance=1e-6):
 # ---- the blocks, laid open -----------------------------------------------------------------------
 
 
-def test_an_opened_block_is_the_block(any_module, pixels):
-    model = cdam.wrap(any_module)
+def test_an_opened_block_is_the_block(opened_module, pixels):
+    model = cdam.wrap(opened_module)
     steps = laid_open.trace(model, pixels)
     for index, block in enumerate(model.module.blocks):
         tokens = steps.inputs[index]
@@ -82,8 +96,9 @@ class OwnBlock(Block):
     """A block that timm does not know."""
 
 
-def test_unknown_blocks_are_refused_in_one_sentence(pixels):
-    model = cdam.wrap(tiny_vit(block_fn=OwnBlock))
+@pytest.mark.parametrize("make", [lambda: tiny_vit(block_fn=OwnBlock), tiny_distilled_vit])
+def test_what_cannot_be_followed_is_refused_in_one_sentence(make, pixels):
+    model = cdam.wrap(make())
     for method in ("relevance_propagation", "rollout", "partial_lrp", "transformer_attribution",
                    "attention_grad_cam"):  # fmt: skip
         with pytest.raises(cdam.BadTarget) as caught:
@@ -97,10 +112,12 @@ def test_unknown_blocks_are_refused_in_one_sentence(pixels):
 # ---- relevance propagation and rollout -----------------------------------------------------------
 
 
-def test_relevance_propagation_equals_products_of_matrices(any_module, pixels):
-    e = cdam.explain(cdam.wrap(any_module), pixels, ASKED, "relevance_propagation")
+def test_relevance_propagation_equals_products_of_matrices(opened_module, pixels):
+    e = cdam.explain(cdam.wrap(opened_module), pixels, ASKED, "relevance_propagation")
     for index, target in enumerate(TARGETS):
-        assert_rows(e, index, twins.relevance_propagation(any_module, pixels, target), any_module)
+        assert_rows(
+            e, index, twins.relevance_propagation(opened_module, pixels, target), opened_module
+        )
     assert (e.scores >= 0).all()
 
 
@@ -137,10 +154,10 @@ def test_relevance_is_zero_for_a_constant_value(pixels):
     assert e.rest[0] == 1
 
 
-def test_rollout_equals_products_of_matrices(any_module, pixels):
-    e = cdam.explain(cdam.wrap(any_module), pixels, ASKED, "rollout")
+def test_rollout_equals_products_of_matrices(opened_module, pixels):
+    e = cdam.explain(cdam.wrap(opened_module), pixels, ASKED, "rollout")
     for index in range(2):
-        assert_rows(e, index, twins.rollout(any_module, pixels), any_module)
+        assert_rows(e, index, twins.rollout(opened_module, pixels), opened_module)
     np.testing.assert_allclose(e.scores.sum((1, 2)) + e.rest, 1, rtol=1e-6)
 
 
@@ -167,16 +184,18 @@ def test_rollout_of_uniform_attention(make, pixels):
 # ---- partial LRP and transformer attribution -----------------------------------------------------
 
 
-def test_partial_lrp_equals_every_contribution_spelled_out(any_module, pixels):
-    e = cdam.explain(cdam.wrap(any_module), pixels, ASKED, "partial_lrp")
+def test_partial_lrp_equals_every_contribution_spelled_out(opened_module, pixels):
+    e = cdam.explain(cdam.wrap(opened_module), pixels, ASKED, "partial_lrp")
     for index, target in enumerate(TARGETS):
-        assert_rows(e, index, twins.partial_lrp(any_module, pixels, target), any_module)
+        assert_rows(e, index, twins.partial_lrp(opened_module, pixels, target), opened_module)
 
 
-def test_transformer_attribution_equals_every_contribution_spelled_out(any_module, pixels):
-    e = cdam.explain(cdam.wrap(any_module), pixels, ASKED, "transformer_attribution")
+def test_transformer_attribution_equals_every_contribution_spelled_out(opened_module, pixels):
+    e = cdam.explain(cdam.wrap(opened_module), pixels, ASKED, "transformer_attribution")
     for index, target in enumerate(TARGETS):
-        assert_rows(e, index, twins.transformer_attribution(any_module, pixels, target), any_module)
+        assert_rows(
+            e, index, twins.transformer_attribution(opened_module, pixels, target), opened_module
+        )
 
 
 def test_conserving_rules_keep_the_sum():
@@ -237,10 +256,10 @@ def test_partial_lrp_by_hand():
 
 
 @pytest.mark.parametrize("method", ["attention_grad_cam", "grad_cam"])
-def test_grad_cams_equal_explicit_gradients(any_module, pixels, method):
-    e = cdam.explain(cdam.wrap(any_module), pixels, [0, *ASKED], method)
+def test_grad_cams_equal_explicit_gradients(opened_module, pixels, method):
+    e = cdam.explain(cdam.wrap(opened_module), pixels, [0, *ASKED], method)
     for index, target in enumerate([0, *TARGETS]):
-        expected = getattr(twins, method)(any_module, pixels, target).detach().reshape(4, 6)
+        expected = getattr(twins, method)(opened_module, pixels, target).detach().reshape(4, 6)
         np.testing.assert_allclose(e.scores[index], expected, rtol=1e-5, atol=1e-9)
     assert np.isnan(e.rest).all()
     assert e.scores.max() > 0

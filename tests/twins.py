@@ -30,8 +30,10 @@ def explicit_forward(module, pixels, dropped=None):
         if index == len(module.blocks) - 1 and hasattr(module, "late_cls_token"):
             tokens = torch.cat([module.late_cls_token[0], module.late_norm(tokens[1:])])
         tokens = explicit_block(block, tokens, out)
-    out.latent = module.fc_norm(module.norm(tokens))[0]
-    out.logits = module.head(out.latent)
+    features = module.fc_norm(module.norm(tokens))
+    out.latent, out.logits = features[0], module.head(features[0])
+    if hasattr(module, "head_dist"):
+        out.logits = (out.logits + module.head_dist(features[1])) / 2
     return out
 
 
