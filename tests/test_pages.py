@@ -11,12 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
+import torch
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 import cdam_core as cdam
 import pages
 from cdam_core.images import fit_mask
+from cdam_core.models import imagenet_names
 from cdam_core.pictures import PALETTES
 from pages import _errors, _frame, _gate, _hub, _links, _pickers, _state, _words
 from pages._samples import samples
@@ -409,6 +412,29 @@ def test_a_model_that_cannot_be_had_leaves_the_one_before(no_hub):
     assert "hub cannot be reached" in at.error[0].value.replace("\\", "")
     assert at.selectbox(key="model.choice").value == "scenes"
     assert viewer(at)["shown"] == before
+
+
+def test_the_model_for_photographs_offers_its_thousand_classes(monkeypatch):
+    def load_model(_):
+        torch.manual_seed(0)
+        module = timm.create_model("vit_tiny_patch16_224", pretrained=False)
+        return cdam.wrap(module, imagenet_names(), model_id=_state.PHOTO_MODEL)
+
+    monkeypatch.setattr(_hub, "require", lambda _: None)
+    at = opened()
+    with monkeypatch.context() as patch:
+        patch.setattr(cdam, "load_model", load_model)
+        at.selectbox(key="model.choice").select(_state.PHOTO_MODEL).run()
+    try:
+        assert viewer(at)["grid"] == [14, 14]
+        names = widget(at.selectbox, "a.").options
+        assert len(set(names)) == 1000  # two classes are called crane
+        cranes = [name for name in names if name.startswith("crane ")]
+        widget(at.selectbox, "a.").select(names.index(cranes[0]))
+        widget(at.selectbox, "b.").select(names.index(cranes[1])).run()
+        assert [shown["name"] for shown in viewer(at)["shown"]][:2] == ["crane", "crane"]
+    finally:
+        _state.get_model.clear(_state.PHOTO_MODEL)
 
 
 def test_the_hub_is_asked_only_for_its_own_models(no_hub):
