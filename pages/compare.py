@@ -23,21 +23,23 @@ SIGNED_PALETTES = [name for name, palette in PALETTES.items() if palette.signed]
 HOW_TO_READ = """
 **The question.** A picture can hold evidence for several answers. Each map shows, patch by patch,
 what speaks for one answer (orange with the standard colours) and what speaks against it (blue).
-Where the map is clear, the patch made no difference. **A − B** is the difference of the two maps:
-what speaks for A *rather than* B.
+A patch without colour made no difference. **A − B** is the difference of the two maps: what speaks
+for A *rather than* B.
 
-**The scale.** All maps share the printed scale, so the same colour means the same score
-everywhere. The score of a patch is in logits, the unit of the model's raw answer.
+**The scale.** All maps share the printed scale, so the same colour means the same score everywhere.
+The score of a patch is in logits, the unit of the model's raw answer. The strongest 1 % of the
+scores may lie beyond the scale; they get its last colour, and their numbers are shown in full.
 
 **What the maps do not tell**
 
-- They are no proof of cause: they say what the model's last block read from each patch, not what
-  would happen to the answer if that part of the scene were changed.
+- They are no proof of cause. They say what the model's last block, its last step of reading, took
+  from each patch; not what would happen to the answer if that part of the scene were changed.
 - They show the last block only. What earlier blocks moved from one patch to another is shown where
-  it arrived. The scenes model looks at the picture with its class token only once, in that
-  block; ordinary Vision Transformers look in every block, and the maps explain less of them.
+  it arrived. The class token, which gathers the evidence for the answer, looks at the picture only
+  once in the bundled model of everyday objects: in that block. In ordinary Vision Transformers it
+  looks in every block, and the maps explain less of them.
 - A strong colour is strong *on the printed scale*, which fits itself to each comparison. Read the
-  numbers before comparing two pictures.
+  numbers before you compare two pictures.
 - A negative score means “speaks against this answer”, not “unimportant”.
 - They explain the model, not the world. A wrong answer gets a map as clear as a right one.
 """
