@@ -17,8 +17,8 @@ def to_map(scores: np.ndarray, size: tuple[int, int], mode: str = "nearest") -> 
     Args:
         scores: (..., rows, cols), one value per patch (or pixel).
         size: (height, width) in pixels.
-        mode: "nearest" shows every patch as it is; "smooth" interpolates (bicubic, kept within the
-            range of the scores, so that no peak is invented).
+        mode: "nearest" shows every patch as it is; "smooth" interpolates linearly, so that
+            no peak and no sign is invented between patches.
 
     Returns:
         (..., height, width) float32 in the unit of the scores.
@@ -39,8 +39,8 @@ def _nearest(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _smooth(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    resized = Image.fromarray(scores).resize((size[1], size[0]), Image.Resampling.BICUBIC)
-    return np.clip(np.asarray(resized), scores.min(), scores.max())
+    resized = Image.fromarray(scores).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return np.clip(np.asarray(resized), scores.min(), scores.max())  # rounding, no more
 
 
 def symmetric_scale(maps: Iterable[np.ndarray], quantile: float = 1.0) -> float:

@@ -44,6 +44,13 @@ def test_no_peak_is_invented_and_negation_is_kept(seed, mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_no_sign_is_invented_between_patches(mode):
+    scores = np.zeros((4, 6), np.float32)
+    scores[1, 4], scores[2, 1] = 2, 1
+    assert to_map(scores, (32, 48), mode).min() == 0
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_zero_stays_zero(mode):
     assert not to_map(np.zeros((4, 6)), (32, 48), mode).any()
 
