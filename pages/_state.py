@@ -6,6 +6,7 @@ What comes from an upload lives in the session alone and goes with it.
 """
 
 import gc
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 import cdam_core as cdam
+from cdam_core import sanity
 from cdam_core.images import digest, fit_mask
 from cdam_core.maps import coverage
 from cdam_core.pictures import outline_layer
@@ -27,6 +29,7 @@ DEFAULT_MODEL = "scenes"
 PHOTO_MODEL = "timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 LONGEST_SIDE = 1536  # pixels of an uploaded picture that are kept
 VIEW_SIDE = 448  # pixels of a panel, about
+RESULTS_KEPT = 96  # of the slow questions, per visitor
 
 Target = int | tuple[int, int]  # a class, or "first rather than second"
 
@@ -81,6 +84,18 @@ def get_model(model_id: str) -> cdam.VisionModel:
     """
     _hub.require(model_id)
     return cdam.load_model(model_id)
+
+
+@st.cache_resource(max_entries=6, show_spinner="Making a model that knows less …")
+def get_randomised(model_id: str, how: str) -> cdam.VisionModel:
+    """A copy of a model with part of its knowledge destroyed, one for all visitors.
+
+    Raises:
+        BadTarget: with one sentence; this model cannot be changed like that.
+    """
+    model = get_model(model_id)
+    with slot():
+        return sanity.randomise(model, how)
 
 
 def n_heads(model: cdam.VisionModel) -> int:
@@ -140,9 +155,11 @@ def take_upload(uploaded) -> None:
 
 def forget_picture() -> None:
     """Remove an uploaded picture and everything computed from it."""
-    st.session_state.pop("picture", None)
+    for name in ("picture", "results", "job"):
+        st.session_state.pop(name, None)
     _own_prepared.clear()
     _explanation.clear()
+    _concept_maps.clear()
 
 
 def upload_key() -> str:
@@ -150,11 +167,15 @@ def upload_key() -> str:
     return f"upload.{st.session_state.get('uploads', 0)}"
 
 
-def _drop_raw_file(uploaded) -> None:
+def drop_raw_file(uploaded) -> None:
     """Free the server's copy now: by itself it would outlive the browser tab."""
     context = get_script_run_ctx()
     if context is not None:
         context.uploaded_file_mgr.remove_file(context.session_id, uploaded.file_id)
+
+
+def _drop_raw_file(uploaded) -> None:
+    drop_raw_file(uploaded)
     st.session_state["uploads"] = st.session_state.get("uploads", 0) + 1
 
 
@@ -244,3 +265,122 @@ def _explanation(
     ]
     with slot():
         return cdam.explain(get_model(model_id), _encoding, asked, method, **dict(settings))
+
+
+# ---- results of slow questions -------------------------------------------------------------------
+
+
+def recall(key: Hashable) -> Any | None:
+    """What ``keep`` stored under that key in this visit."""
+    return st.session_state.get("results", {}).get(key)
+
+
+def keep(key: Hashable, result: Any) -> None:
+    """Remember a result for this visit; of too many, the oldest go."""
+    results = st.session_state.setdefault("results", {})
+    results[key] = result
+    while len(results) > RESULTS_KEPT:
+        results.pop(next(iter(results)))
+
+
+# ---- concepts ------------------------------------------------------------------------------------
+
+
+def open_upload(uploaded) -> Image.Image:
+    """Decode an uploaded file, whatever it is for; the caller drops the raw file.
+
+    Raises:
+        BadImage: with one sentence.
+    """
+    with slot():
+        return cdam.open_image(uploaded.getvalue())
+
+
+def picture_of(sample: Sample) -> Picture:
+    """A shipped picture that need not be in the gallery of samples."""
+    return _shipped_picture(str(sample.file), sample)
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _shipped_picture(file: str, _sample: Sample) -> Picture:
+    image = cdam.open_image(_sample.file)
+    return Picture(image, digest(image), tuple(image.info["notes"]), _sample)
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def shipped_examples(series_id: str, _make: Callable[[], tuple]) -> tuple:
+    """Example pictures that ship with the app, opened once for everyone."""
+    return _make()
+
+
+def latent(model_id: str, image: Image.Image, image_digest: str, shipped: bool) -> np.ndarray:
+    """(d,) what a model makes of a picture; shared by all visitors where the picture is shipped."""
+    remembered = _shipped_latent if shipped else _own_latent
+    return remembered(model_id, image_digest, image)
+
+
+@st.cache_resource(max_entries=512, show_spinner=False)
+def _shipped_latent(model_id: str, digest: str, _image: Image.Image) -> np.ndarray:
+    return _latent(model_id, _image)
+
+
+@st.cache_resource(scope="session", max_entries=512, show_spinner=False)
+def _own_latent(model_id: str, digest: str, _image: Image.Image) -> np.ndarray:
+    return _latent(model_id, _image)
+
+
+def _latent(model_id: str, image: Image.Image) -> np.ndarray:
+    model = get_model(model_id)
+    with slot():
+        return model.embed(model.preprocess(image)).float().cpu().numpy()[0]
+
+
+def concept_of(model_id: str, name: str, examples: tuple) -> cdam.Concept:
+    """The dot-product concept of examples (objects with ``image``, ``digest``, ``shipped``)."""
+    return _concept(model_id, name, tuple(each.digest for each in examples), examples)
+
+
+@st.cache_resource(scope="session", max_entries=64, show_spinner="Building the concept …")
+def _concept(
+    model_id: str, name: str, digests: tuple[str, ...], _examples: tuple
+) -> cdam.Concept:
+    rows = [latent(model_id, each.image, each.digest, each.shipped) for each in _examples]
+    report = {"left_out": [], "near_duplicates": near_duplicates([e.image for e in _examples])}
+    return concept_of_latents(get_model(model_id), np.stack(rows), name, "dot", digests, report)
+
+
+def explain_concepts(
+    model_id: str,
+    picture: Picture,
+    targets: list[cdam.Concept | cdam.Contrast],
+    method: str = "cdam",
+) -> cdam.Explanation:
+    """Maps of concepts, remembered for this visitor."""
+    key = tuple(_key_of(target) for target in targets)
+    encoding = prepare(model_id, picture).encoding
+    return _concept_maps(model_id, picture.digest, key, method, targets, encoding)
+
+
+def _key_of(target: cdam.Concept | cdam.Contrast) -> tuple:
+    if isinstance(target, cdam.Contrast):
+        return (_key_of(target.a), _key_of(target.b))
+    return tuple(target.description().values())
+
+
+@st.cache_resource(scope="session", max_entries=48, show_spinner=False)
+def _concept_maps(
+    model_id: str,
+    digest: str,
+    key: tuple,
+    method: str,
+    _targets: list[cdam.Concept | cdam.Contrast],
+    _encoding: cdam.Encoding,
+) -> cdam.Explanation:
+    with slot():
+        return cdam.explain(get_model(model_id), _encoding, _targets, method)
+
+
+def forget_examples() -> None:
+    """Remove everything computed from a visitor's examples."""
+    for remembered in (_own_latent, _concept, _concept_maps):
+        remembered.clear()
