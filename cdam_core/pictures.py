@@ -221,6 +221,7 @@ def panel(
     smooth: bool = False,
     file_format: str = "png",
     scale_note: str = "",
+    outlines: Image.Image | None = None,
 ) -> bytes:
     """Image and maps side by side with one printed scale, as a file.
 
@@ -231,6 +232,7 @@ def panel(
         palette, opacity, smooth: as in ``draw``.
         file_format: "png" | "svg" | "pdf".
         scale_note: what to say of the scale, such as a quantile beyond which colours are clipped.
+        outlines: RGBA layer of the image's size to put on everything; see ``outline_layer``.
 
     Returns:
         The file's bytes. Method, target, value, model and scale are printed on it.
@@ -238,10 +240,10 @@ def panel(
     count = 1 + len(explanation.labels)
     figure = Figure(figsize=(3.1 * count + 0.6, 4.0), dpi=160, layout="constrained")
     axes = figure.subplots(1, count, squeeze=False)[0]
-    _show(axes[0], image, "What the model saw")
+    _show(axes[0], _with(outlines, image), "What the model saw")
     for index, (axis, label) in enumerate(zip(axes[1:], explanation.labels, strict=True)):
         picture = draw(image, explanation, index, scale, palette, opacity, smooth)
-        _show(axis, picture, f"{label}\nvalue {explanation.values[index]:+.2f}")
+        _show(axis, _with(outlines, picture), f"{label}\nvalue {explanation.values[index]:+.2f}")
     _colour_bar(figure, axes, explanation, scale, palette, scale_note)
     stamp = "  ·  SIMULATED DATA" if explanation.simulated else ""
     title = f"{METHODS[explanation.method].label}  ·  model {explanation.model_id}{stamp}"
@@ -249,6 +251,14 @@ def panel(
     buffer = io.BytesIO()
     figure.savefig(buffer, format=file_format, metadata=_metadata(file_format))
     return buffer.getvalue()
+
+
+def _with(layer: Image.Image | None, picture: Image.Image) -> Image.Image:
+    if layer is None:
+        return picture
+    picture = picture.copy()
+    picture.paste(layer, mask=layer)
+    return picture
 
 
 def _show(axis, picture: Image.Image, title: str) -> None:

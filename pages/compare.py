@@ -343,6 +343,7 @@ def offer_downloads(
         return panel(
             prepared.view, explanation, scale, look.palette, look.opacity, look.smooth,
             scale_note=_panels.beyond_scale(explanation, scale),
+            outlines=prepared.outlines if look.outlines else None,
         )
 
     offers = (

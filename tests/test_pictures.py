@@ -151,6 +151,17 @@ def test_a_panel_says_method_target_value_and_scale(pixels):
         assert wanted in text, wanted
 
 
+def test_a_panel_shows_the_borders_of_objects_on_every_picture(model, pixels):
+    e = cdam.explain(model, pixels, [0, 1])
+    image = Image.new("RGB", (96, 64), (128, 128, 128))
+    layer = Image.new("RGBA", (96, 64), (0, 0, 0, 0))
+    layer.paste((255, 0, 255, 255), (40, 20, 60, 40))  # a colour that no map has
+    content = pictures.panel(image, e, 1.0, outlines=layer)
+    drawn = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+    columns = ((drawn == (255, 0, 255)).all(2)).any(0)
+    assert (np.diff(columns.astype(int)) == 1).sum() == 3
+
+
 def test_unsigned_methods_never_look_signed(model, pixels):
     e = cdam.explain(model, pixels, 0, "attention")
     assert pictures.palette_for(e.method, "blue_orange").signed is False
