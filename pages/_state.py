@@ -6,7 +6,7 @@ What comes from an upload lives in the session alone and goes with it.
 """
 
 import gc
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 import cdam_core as cdam
 from cdam_core import sanity
+from cdam_core.concepts import concept_of_latents, near_duplicates
 from cdam_core.images import digest, fit_mask
 from cdam_core.maps import coverage
 from cdam_core.pictures import outline_layer
