@@ -116,6 +116,8 @@ def warm() -> None:
         return  # the page will say so
     height, width = model.input_size
     cdam.explain(model, Image.new("RGB", (width, height), "grey"), cdam.ALL)
+    for sample_id in list(samples())[:1]:  # what every visitor sees first
+        prepare(DEFAULT_MODEL, _sample_picture(sample_id))
     gc.collect()
     gc.freeze()
 
