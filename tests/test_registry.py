@@ -2,7 +2,10 @@
 
 import inspect
 import json
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -179,3 +182,10 @@ def test_memory_of_a_batch_is_bounded(models):
     small = blocks.images_per_batch(model, SIZE, with_graph=True)
     assert small >= 1
     assert blocks.images_per_batch(model, (3200, 4800), with_graph=True) < small
+
+
+def test_the_documented_tables_are_current():
+    """docs/methods.md is what ``scripts/document_methods.py`` makes of the tables."""
+    script = Path(__file__).parent.parent / "scripts" / "document_methods.py"
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
