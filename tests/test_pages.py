@@ -199,6 +199,18 @@ def test_all_panels_are_drawn_on_the_one_printed_scale():
             np.testing.assert_allclose(middle, strongest, atol=12)
 
 
+def test_the_printed_scale_and_what_lies_beyond_it_are_true(model):
+    data = viewer(opened(**{"class": ["zebra", "elephant"]}))
+    scores = asked_directly(model, "zebra", "elephant").scores
+    scale, digits = np.quantile(np.abs(scores), 0.99), data["decimals"]
+    assert data["scale"]["high"].startswith(_words.signed(scale, digits))
+    assert data["scale"]["low"].endswith(_words.signed(-scale, digits))
+    largest = _words.signed(scores.flat[np.abs(scores).argmax()], digits)
+    assert f"1 % of the scores lie beyond ±{scale:.{digits}f}, up to {largest}." in (
+        data["scale"]["note"]
+    )
+
+
 # ---- one patch -----------------------------------------------------------------------------------
 
 
