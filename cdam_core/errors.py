@@ -42,7 +42,15 @@ class BadImage(CdamError):
 class BadCheckpoint(CdamError):
     """A model that cannot be loaded or explained."""
 
-    REASONS = ("unknown-model", "unreachable", "unreadable", "damaged", "mismatch", "unsupported")
+    REASONS = (
+        "unknown-model",
+        "unreachable",
+        "unreadable",
+        "unsafe",
+        "damaged",
+        "mismatch",
+        "unsupported",
+    )
 
 
 class BadConcept(CdamError):

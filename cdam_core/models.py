@@ -24,6 +24,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from cdam_core import checkpoints
 from cdam_core.assets import assets_dir
 from cdam_core.bank import EmbeddingBank
 from cdam_core.errors import BadCheckpoint, BadImage, BadTarget
@@ -456,7 +457,8 @@ def load_model(source: str | Path, input_size: tuple[int, int] | None = None) ->
 
     Args:
         source: an id in ``MODELS``; "timm:<architecture>" (pretrained weights from the model hub or
-            its local cache); or the path of a model card (.json) that the training commands write.
+            its local cache); the path of a model card (.json) that the training commands write; or
+            the path of a checkpoint, or its name in the folder CDAM_MODELS (see ``checkpoints``).
         input_size: (height, width) in pixels; None: the model's own. Position embeddings are
             interpolated for another size.
 
@@ -471,14 +473,27 @@ def load_model(source: str | Path, input_size: tuple[int, int] | None = None) ->
         return _from_card(MODELS[source], assets_dir() / "models", input_size)
     if source.startswith("timm:"):
         return _from_timm(source, input_size)
-    path = Path(source)
-    if path.suffix == ".json" and path.is_file():
+    path = checkpoints.find(source)
+    if path is not None and path.suffix == ".json" and path.is_file():
         return _from_card(_read_card(path), path.parent, input_size)
+    if path is not None:
+        return _from_checkpoint(path, input_size)
     raise BadCheckpoint(
         "unknown-model",
         "No such model; expected one of "
-        f"{', '.join(MODELS)}, timm:<architecture>, or the path of a model card "
+        f"{', '.join(MODELS)}, timm:<architecture>, or the path of a checkpoint or a model card "
         "(.json). Run 'python -m cdam_core models' to list what can be loaded.",
+    )
+
+
+def _from_checkpoint(path: Path, input_size: tuple[int, int] | None) -> VisionModel:
+    found = checkpoints.load(path)
+    module, facts = found.module, found.facts
+    names = facts.class_names if module.num_classes else None
+    if names is None and module.num_classes == 1000:
+        names = imagenet_names()
+    return wrap(
+        module, names, facts.mean, facts.std, model_id=facts.identity, input_size=input_size
     )
 
 
