@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import streamlit as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 import cdam_core as cdam
 from cdam_core.images import digest, place
 from pages import _state
 from pages._concepts_samples import Series, series
+from pages._panels import data_url
+from pages._pickers import THUMBNAIL_SIDE
 
 MAX_CONCEPTS = 8
 MAX_EXAMPLES = 24  # per concept
@@ -32,12 +34,14 @@ class Example:
         image: PIL RGB, at most ``EXAMPLE_SIDE`` pixels long.
         digest: SHA-256 of its pixels.
         title: where it comes from, in words; never a file name.
+        thumbnail: data URL of a small square of it.
         shipped: one of the app's own pictures, so that what is computed from it may be shared.
     """
 
     image: Image.Image
     digest: str
     title: str
+    thumbnail: str
     shipped: bool = False
 
 
@@ -220,7 +224,8 @@ def make_example(image: Image.Image, title: str, shipped: bool = False) -> Examp
     if max(image.size) > EXAMPLE_SIDE:
         frame = place(image.size[::-1], (EXAMPLE_SIDE, EXAMPLE_SIDE))
         image = image.resize(frame.resized[::-1], Image.Resampling.BICUBIC)
-    return Example(image, digest(image), title, shipped)
+    small = ImageOps.fit(image, (THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    return Example(image, digest(image), title, data_url(small), shipped)
 
 
 def crop(image: Image.Image, box: Sequence[float]) -> Image.Image:

@@ -30,7 +30,11 @@ class Row:
 
 
 # The first page is also what the bare address opens.
-PAGES = (Row("compare.py", "Compare classes", "compare", ":material/compare:"),)
+PAGES = (
+    Row("compare.py", "Compare classes", "compare", ":material/compare:"),
+    Row("methods.py", "Methods", "methods", ":material/balance:"),
+    Row("concepts.py", "Concepts", "concepts", ":material/category:"),
+)
 
 FOOTER = (
     "CDAM Explorer shows what a model read from a picture, not what is true. "
