@@ -102,13 +102,19 @@ class Job:
         self._gate.enter_context(slot())
 
 
-def run(tasks: Sequence[Task], place: Any, on_result: Callable[[Task], None]) -> None:
+def run(
+    name: str, tasks: Sequence[Task], place: Any, on_result: Callable[[Task], None]
+) -> bool:
     """Answer the tasks that are neither answered nor stopped, and show each as it comes.
 
     Args:
+        name: of this list of tasks, for the keys of its buttons.
         tasks: in the order of work.
         place: an ``st.empty()`` for progress and the button that stops.
         on_result: called after each answer, which ``_state.recall`` then knows.
+
+    Returns:
+        Whether anything was computed.
     """
     waiting = [task for task in tasks if _state.recall(task.key) is None]
     left_out = st.session_state.get("stopped", frozenset())
@@ -116,14 +122,15 @@ def run(tasks: Sequence[Task], place: Any, on_result: Callable[[Task], None]) ->
     if pending:
         with place.container(horizontal=True, vertical_alignment="center"):
             bar = st.progress(0.0)
-            st.button("Stop", key=f"stop.{hash(tasks[0].key)}", on_click=_stop,
+            st.button("Stop", key=f"stop.{name}", on_click=_stop,
                       args=(frozenset(task.key for task in pending),), width=90)
         before = len(tasks) - len(waiting)
         for index, task in enumerate(pending):
             _answer(task, bar, before + index, len(tasks))
             on_result(task)
         place.empty()
-    _offer_to_go_on([task for task in waiting if task.key in left_out], place)
+    _offer_to_go_on(name, [task for task in waiting if task.key in left_out], place)
+    return bool(pending)
 
 
 def _answer(task: Task, bar: Any, number: int, count: int) -> None:
@@ -134,6 +141,9 @@ def _answer(task: Task, bar: Any, number: int, count: int) -> None:
         if job.wait():
             break
     st.session_state.pop("job", None)
+    if isinstance(job.error, GivenUp):  # just before this run came to watch it
+        _answer(task, bar, number, count)
+        return
     if isinstance(job.error, Busy):
         raise job.error
     _state.keep(task.key, job.result if job.error is None else failure(job.error))
@@ -142,7 +152,7 @@ def _answer(task: Task, bar: Any, number: int, count: int) -> None:
 def _job_for(task: Task) -> Job:
     """The job that already works on it, or a new one; one that works on something else ends."""
     job = st.session_state.get("job")
-    if job is not None and job.key == task.key and not isinstance(job.error, GivenUp):
+    if job is not None and job.key == task.key:
         return job
     if job is not None:
         job.stop()
@@ -178,13 +188,13 @@ def _stop(keys: frozenset[Hashable]) -> None:
     st.session_state["stopped"] = st.session_state.get("stopped", frozenset()) | keys
 
 
-def _offer_to_go_on(left_out: Sequence[Task], place: Any) -> None:
+def _offer_to_go_on(name: str, left_out: Sequence[Task], place: Any) -> None:
     if not left_out:
         return
     names = ", ".join(task.label for task in left_out)
     with place.container(horizontal=True, vertical_alignment="center"):
         st.info(f"Stopped. What was done is kept; left out: {names}.")
-        st.button("Go on", key=f"go-on.{hash(left_out[0].key)}", on_click=_go_on,
+        st.button("Go on", key=f"go-on.{name}", on_click=_go_on,
                   args=(frozenset(task.key for task in left_out),), width=90)
 
 

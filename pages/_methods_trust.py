@@ -1,0 +1,210 @@
+"""Which of the shown maps foretells what the model does? Fidelity and boxes, in one chart."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.colors import qualitative
+from plotly.subplots import make_subplots
+
+from cdam_core.benchmarks import Band, BoxSensitivity, Fidelity, box_sensitivity
+from cdam_core.methods import METHODS
+from pages import _state
+from pages._methods_cards import Row
+from pages._methods_jobs import Failed, Task
+from pages._methods_tasks import Question, band_task, drops_task, fidelity_task
+from pages._words import plain
+
+CHANCE = 2.0  # standard deviations of random orders that a map has to leave
+ENDS = {"mif": "Most important first", "lif": "Least important first"}
+COLOURS = qualitative.Safe + qualitative.Bold  # distinct for the colour-blind first
+GREY = "rgba(128, 128, 128, {})"
+
+CAVEATS = (
+    "One picture and one way to disturb it: parts are replaced by a strongly blurred copy. Blurred "
+    "pictures are unlike anything that the model was trained on, small differences mean nothing, "
+    "and on another picture the order may well be another one."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What was found out about one method's map of one class.
+
+    Attributes:
+        fidelity: its curves.
+        band: those of random orders, of the same unit.
+        boxes: correlation with random boxes.
+    """
+
+    fidelity: Fidelity
+    band: Band
+    boxes: BoxSensitivity
+
+    def numbers(self) -> dict[str, float]:
+        """Measure -> number, as the cards sort by them."""
+        return {
+            "fidelity": self.fidelity.area,
+            "fidelity_mif": self.fidelity.area_mif,
+            "fidelity_lif": self.fidelity.area_lif,
+            "box_sensitivity": self.boxes.area,
+        }
+
+    def beats_chance(self) -> bool:
+        """Whether both curves leave the random band, each on its side."""
+        margin = CHANCE * self.band.area_sd
+        return (
+            self.fidelity.area_mif < self.band.area_mean - margin
+            and self.fidelity.area_lif > self.band.area_mean + margin
+        )
+
+
+# ---- work ----------------------------------------------------------------------------------------
+
+
+def tasks_for(question: Question, rows: Sequence[Row], index: int) -> list[Task]:
+    """Everything that has to be computed to judge the shown maps of one target."""
+    target = question.targets[index]
+    bands = {_unit(row): band_task(question, target, _unit(row)) for row in rows}
+    curves = [
+        fidelity_task(question, row.method, target, row.explanation.scores[index]) for row in rows
+    ]
+    return [drops_task(question, target), *bands.values(), *curves]
+
+
+def judged_so_far(question: Question, rows: Sequence[Row], index: int) -> dict[str, Judged]:
+    """Method -> what is known; methods still to be judged are missing."""
+    target = question.targets[index]
+    drops = _found(drops_task(question, target))
+    known = {}
+    for row in rows:
+        scores = row.explanation.scores[index]
+        curves = _found(fidelity_task(question, row.method, target, scores))
+        band = _found(band_task(question, target, _unit(row)))
+        if drops is not None and curves is not None and band is not None:
+            model = _state.get_model(question.model_id)
+            pixels = model.preprocess(question.picture.image)
+            boxes = box_sensitivity(model, pixels, scores, target, drops=drops)
+            known[row.method] = Judged(curves, band, boxes)
+    return known
+
+
+def _found(task: Task) -> Any | None:
+    result = _state.recall(task.key)
+    return None if isinstance(result, Failed) else result
+
+
+def _unit(row: Row) -> str:
+    return "patch" if row.explanation.scores.shape[1:] == row.explanation.grid else "pixel"
+
+
+# ---- words ---------------------------------------------------------------------------------------
+
+
+def ranking_words(judged: Mapping[str, Judged], label: str) -> str:
+    """Who foretells best, and who is no better than chance."""
+    order = sorted(judged, key=lambda method: -judged[method].fidelity.area)
+    good = [_name(method) for method in order if judged[method].beats_chance()]
+    lost = [_name(method) for method in order if not judged[method].beats_chance()]
+    words = []
+    if good:
+        rest = f", followed by {_joined(good[1:])}" if good[1:] else ""
+        words.append(f"**{good[0]}** foretells best what blurring does to the logit of "
+                     f"{plain(label)}{rest}.")
+    if lost:
+        words.append(f"Not clearly better than a random order: {_joined(lost)}.")
+    best = max(judged, key=lambda method: judged[method].boxes.area)
+    words.append(f"What a whole box is worth, **{_name(best)}** knows best.")
+    return " ".join(words)
+
+
+def _name(method: str) -> str:
+    return plain(METHODS[method].label)
+
+
+def _joined(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
+
+
+def table(judged: Mapping[str, Judged]) -> list[dict[str, Any]]:
+    """One line per method, best first."""
+    order = sorted(judged, key=lambda method: -judged[method].fidelity.area)
+    return [
+        {
+            "Method": METHODS[method].label,
+            "Fidelity (LIF − MIF) ↑": judged[method].fidelity.area,
+            "Most important first ↓": judged[method].fidelity.area_mif,
+            "Least important first ↑": judged[method].fidelity.area_lif,
+            "Box sensitivity ↑": judged[method].boxes.area,
+            "Better than chance": "yes" if judged[method].beats_chance() else "no",
+        }
+        for method in order
+    ]
+
+
+# ---- chart ---------------------------------------------------------------------------------------
+
+
+def chart(judged: Mapping[str, Judged], end: str, label: str) -> go.Figure:
+    """Fidelity above, boxes below; a click in the legend hides a method in both.
+
+    Args:
+        judged: method -> its curves.
+        end: "mif" | "lif", which of the fidelity curves.
+        label: of the class.
+    """
+    better = "falling fast is good" if end == "mif" else "staying high is good"
+    figure = make_subplots(
+        2, 1, vertical_spacing=0.17, row_heights=[0.58, 0.42],
+        subplot_titles=(f"{ENDS[end]}: {better}", "Boxes: high is good"),
+    )
+    for unit, band in {one.fidelity.protocol.unit: one.band for one in judged.values()}.items():
+        _draw_band(figure, band, unit)
+    for method, one in judged.items():
+        _draw_curves(figure, method, one, end)
+    figure.update_xaxes(title_text="blurred, %", row=1, col=1)
+    figure.update_yaxes(title_text=f"logit of {_literal(label)}", row=1, col=1)
+    figure.update_xaxes(title_text="side of the box, patches", row=2, col=1)
+    figure.update_yaxes(title_text="correlation", row=2, col=1)
+    figure.update_layout(
+        height=640, margin={"l": 10, "r": 10, "t": 40, "b": 10},
+        legend={"orientation": "h", "yanchor": "top", "y": -0.12, "x": 0},
+        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
+    )
+    return figure
+
+
+def _literal(text: str) -> str:
+    """Plotly reads tags in titles; class names are text."""
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def _draw_band(figure: go.Figure, band: Band, unit: str) -> None:
+    x = np.concatenate([band.fractions, band.fractions[::-1]]) * 100
+    y = np.concatenate([band.mean + band.sd, (band.mean - band.sd)[::-1]])
+    name = "Random order" if unit == "patch" else "Random order of pixels"
+    figure.add_trace(
+        go.Scatter(x=x, y=y, fill="toself", fillcolor=GREY.format(0.25), mode="lines",
+                   line={"width": 0}, hoverinfo="skip", name=name),
+        row=1, col=1,
+    )
+
+
+def _draw_curves(figure: go.Figure, method: str, one: Judged, end: str) -> None:
+    place = list(METHODS).index(method)
+    line = {"color": COLOURS[place % len(COLOURS)], "width": 2,
+            "dash": "solid" if place % 2 == 0 else "dash"}
+    name = METHODS[method].label
+    curve = getattr(one.fidelity, end)
+    figure.add_trace(
+        go.Scatter(x=one.fidelity.fractions * 100, y=curve, mode="lines", line=line, name=name,
+                   legendgroup=method),
+        row=1, col=1,
+    )
+    figure.add_trace(
+        go.Scatter(x=one.boxes.sizes, y=one.boxes.correlation, mode="lines+markers", line=line,
+                   name=name, legendgroup=method, showlegend=False),
+        row=2, col=1,
+    )

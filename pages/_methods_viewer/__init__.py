@@ -1,0 +1,26 @@
+"""A light component without frames: the maps of one method, each with its printed scale.
+
+Script and style lie beside this file. Text is set as text in the browser, never as markup.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+_FOLDER = Path(__file__).parent
+_card = st.components.v2.component(
+    "cdam_card",
+    js=(_FOLDER / "card.js").read_text(encoding="utf-8"),
+    css=(_FOLDER / "card.css").read_text(encoding="utf-8"),
+)
+
+
+def card(data: dict[str, Any], key: str) -> None:
+    """Maps side by side; hovering shows the scores of a patch.
+
+    Args:
+        data: "panels", "grid", "content", "decimals" and "values"; see ``_methods_cards``.
+        key: of the widget.
+    """
+    _card(key=key, data=data)
