@@ -253,6 +253,59 @@ def panel(
     return buffer.getvalue()
 
 
+def sheet(
+    image: Image.Image,
+    explanations: Sequence[Explanation],
+    scales: Sequence[Sequence[float]],
+    palette: str = DEFAULT_PALETTE,
+    opacity: float = 0.85,
+    smooth: bool = False,
+    outlines: Image.Image | None = None,
+    scale_note: str = "",
+) -> bytes:
+    """Many methods on one sheet: a line per method, a column per target, a scale under each map.
+
+    Args:
+        image: PIL RGB that the model saw.
+        explanations: of the same picture and targets, one per method.
+        scales: per explanation, |score| at full colour for each of its targets.
+        palette, opacity, smooth: as in ``draw``.
+        outlines: RGBA layer of the image's size to put on everything; see ``outline_layer``.
+        scale_note: what to say of the scales.
+
+    Returns:
+        The bytes of a PNG. Methods, targets, values, model and scales are printed on it.
+    """
+    first = explanations[0]
+    shape = (len(explanations), 1 + len(first.labels))
+    figure = Figure(figsize=(2.5 * shape[1] + 0.3, 2.95 * shape[0] + 0.8), dpi=130)
+    figure.set_layout_engine("constrained", h_pad=0.06, w_pad=0.06)
+    lines = figure.subplots(*shape, squeeze=False)
+    for axes, explanation, ends in zip(lines, explanations, scales, strict=True):
+        _show(axes[0], _with(outlines, image), METHODS[explanation.method].label)
+        for index, (axis, scale) in enumerate(zip(axes[1:], ends, strict=True)):
+            picture = draw(image, explanation, index, scale, palette, opacity, smooth)
+            title = f"{explanation.labels[index]}, value {explanation.values[index]:+.2f}"
+            _show(axis, _with(outlines, picture), title)
+            _small_scale(axis, scale, palette_for(explanation.method, palette))
+    stamp = "  ·  SIMULATED DATA" if first.simulated else ""
+    figure.suptitle(f"Model {first.model_id}{stamp}\n{scale_note}".rstrip(), fontsize=11)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _small_scale(axis, scale: float, palette: Palette) -> None:
+    """A bar of colours under a map, with its ends."""
+    bar = axis.inset_axes((0.0, -0.09, 1.0, 0.05))
+    bar.imshow(legend(scale, palette), aspect="auto")
+    bar.set_axis_off()
+    ends = (f"−{scale:.2g}", f"+{scale:.2g}") if palette.signed else ("0", f"{scale:.2g}")
+    for place, end in zip((0.0, 1.0), ends, strict=True):
+        axis.text(place, -0.105, end, transform=axis.transAxes, fontsize=8, va="top",
+                  ha="left" if place == 0 else "right")  # fmt: skip
+
+
 def _with(layer: Image.Image | None, picture: Image.Image) -> Image.Image:
     if layer is None:
         return picture
