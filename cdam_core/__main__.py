@@ -15,7 +15,7 @@ from cdam_core.files import write_atomically
 from cdam_core.images import FITS, digest, open_image
 from cdam_core.maps import symmetric_scale
 from cdam_core.methods import METHODS
-from cdam_core.models import MODELS, VisionModel, load_model
+from cdam_core.models import VisionModel, load_model
 from cdam_core.pictures import DEFAULT_PALETTE, PALETTES, panel
 from cdam_core.targets import Contrast, resolve, top_classes
 
@@ -225,14 +225,22 @@ def _add_models(commands: argparse._SubParsersAction) -> None:
 
 
 def _run_models(options: argparse.Namespace) -> int:
-    for name in MODELS:
-        model = load_model(name)
-        size = "x".join(str(side) for side in model.input_size)
-        print(f"{name:24s} bundled, {len(model.class_names)} classes, {size} px: "
-              f"{MODELS[name]['label']}")  # fmt: skip
-    print("timm:<architecture>      any Vision Transformer of timm with a class token; needs the "
-          "model hub, or its local cache")  # fmt: skip
-    print("PATH/TO/CARD.json        a model that 'train' wrote")
+    from cdam_core import catalogue
+    from cdam_core.checkpoints import FOLDER_VARIABLE, local_folder
+
+    folder = local_folder()
+    state = "not set" if folder is None else "" if folder.is_dir() else "not a folder"
+    titles = {"bundled": "Bundled", "folder": f"Folder {FOLDER_VARIABLE}", "cache": "Hub's cache"}
+    notes = {"folder": state}
+    entries = catalogue.catalogue()
+    for place, title in titles.items():
+        here = [entry for entry in entries if entry.place == place]
+        print(f"{title}: {notes.get(place) or ('' if here else 'nothing')}".rstrip())
+        for entry in here:
+            print(f"  {entry.source:30s} {'' if entry.loadable else 'NOT LOADABLE: '}{entry.text}")
+    print(f"Hub: {catalogue.hub_status()[1]}")
+    print("  timm:<architecture>            any Vision Transformer of timm with a class token")
+    print("Files: a checkpoint (.pth, .ckpt, .safetensors) or a model card (.json), by its path")
     return 0
 
 

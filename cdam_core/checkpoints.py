@@ -139,7 +139,9 @@ def _recognise(path: Path, with_weights: bool) -> Checkpoint:
     renamed, told = to_timm_names(state)
     if sum(value.numel() for value in renamed.values()) > size + 2**20:
         raise _damaged("Its tensors claim more numbers than the file can hold.")
-    module, description = _empty_module(renamed, _joined(facts.hints, told), facts.architecture)
+    hints = _joined(facts.hints, told)
+    with torch.device("cpu" if with_weights else "meta"):
+        module, description = _empty_module(renamed, hints, facts.architecture)
     _check_names_and_shapes(module, renamed, description)
     if with_weights:
         own = {name: value.detach().clone().float() for name, value in renamed.items()}

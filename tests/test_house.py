@@ -19,7 +19,7 @@ ORDER = ("errors", "assets", "files", "images", "late_vit", "bank", "last_block"
          "concepts", "targets", "methods", "maps", "pictures", "explanation", "benchmarks",
          "sanity")
 # Beside the data flow: these may import it, and it never imports them.
-BESIDE = ("scenes", "nodules", "dicom", "training")
+BESIDE = ("scenes", "nodules", "dicom", "training", "catalogue", "head", "training_head")
 ENTRIES = ("__init__", "__main__")  # see everything
 HOOKS = re.compile(r"register_\w*hook")
 GLOBAL_SWITCHES = {"torch.set_grad_enabled", "torch.set_default_dtype", "torch.manual_seed",

@@ -1,0 +1,250 @@
+"""The list of what can be loaded, with a stand-in for the model hub: no real network."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save
+
+import cdam_core as cdam
+from cdam_core import catalogue
+from cdam_core.__main__ import main
+from tests.conftest import randomise
+from tests.test_checkpoints import NAMES, save_with_metadata, state_of, vit
+
+ROOT = Path(__file__).parent.parent
+ON_THE_HUB = "test_vit.r160_in1k"  # timm's smallest ViT, 370 000 numbers
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch, tmp_path):
+    """No hub, no cache and no proxy but those that a test sets up."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "CDAM_MODELS", "HF_HUB_OFFLINE",
+                 "TRANSFORMERS_OFFLINE"):  # fmt: skip
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: nobody listens
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "no-cache"))
+    monkeypatch.setattr("huggingface_hub.utils._cache_manager.HF_HUB_CACHE",
+                        str(tmp_path / "no-cache"), raising=False)  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A local folder with a bit of everything."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    torch.save(state_of(vit()), folder / "good.pth")
+    save_with_metadata(vit(), folder / "named.safetensors", class_names=NAMES)
+    save_with_metadata(vit(), folder / "uneven.safetensors", class_names=NAMES[:2])
+    torch.save(state_of(vit(num_classes=1000)), folder / "thousand.pth")
+    torch.save(state_of(vit(num_classes=0)), folder / "backbone.ckpt")
+    (folder / "backbone.txt").write_text("notes, no classes\n", encoding="utf-8")
+    (folder / "empty.pth").write_bytes(b"")
+    (folder / "other.onnx").write_bytes(b"\x08\x07\x12\x07pytorch")
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    card = dict(cdam.MODELS["scenes"])
+    (folder / "card.json").write_text(json.dumps(card), encoding="utf-8")
+    card["weights"] = "lost.safetensors"
+    (folder / "lost.json").write_text(json.dumps(card), encoding="utf-8")
+    (folder / "half.json").write_text(json.dumps({"weights": "x"}), encoding="utf-8")
+    (folder / "sub").mkdir()
+    monkeypatch.setenv("CDAM_MODELS", str(folder))
+    return folder
+
+
+class _Hub(BaseHTTPRequestHandler):
+    """As much of the hub's protocol as a download needs."""
+
+    files: dict[str, bytes]
+
+    def _answer(self, with_content):
+        content = self.files.get(self.path.split("?")[0])
+        self.send_response(404 if content is None else 200)
+        if content is None:
+            self.send_header("X-Error-Code", "EntryNotFound")
+            content = b""
+        else:
+            self.send_header("X-Repo-Commit", "a" * 40)
+            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if with_content:
+            self.wfile.write(content)
+
+    def do_HEAD(self):
+        self._answer(with_content=False)
+
+    def do_GET(self):
+        self._answer(with_content=True)
+
+    def log_message(self, *_):
+        """Keep the tests' output clean."""
+
+
+@pytest.fixture
+def hub():
+    """A stand-in hub on this machine; yields its address and the files it has."""
+    files = {f"/{catalogue.PROBE}": b"{}"}
+    handler = type("Hub", (_Hub,), {"files": files})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", files
+        server.shutdown()
+        thread.join()
+
+
+# ---- the list ------------------------------------------------------------------------------------
+
+
+def test_the_list_says_what_load_model_does(folder):
+    """Every entry that is called loadable loads, and no other does."""
+    entries = {entry.source: entry for entry in catalogue.catalogue()}
+    assert {source for source, entry in entries.items() if entry.loadable} == {
+        "scenes", "good.pth", "named.safetensors", "thousand.pth", "backbone.ckpt", "card.json"
+    }  # fmt: skip
+    for source, entry in entries.items():
+        if entry.loadable:
+            model = cdam.load_model(source)
+            assert f"{len(model.class_names)} classes" in entry.text or not model.class_names
+        else:
+            with pytest.raises(cdam.BadCheckpoint):
+                cdam.load_model(source)
+    assert set(entries) == {"scenes", *(
+        path.name for path in folder.iterdir()
+        if path.name not in ("backbone.txt", "config.json", "sub")
+    )}  # fmt: skip
+
+
+@pytest.mark.parametrize(("source", "sentence"), [
+    ("good.pth", "5 classes); classes without names"),
+    ("named.safetensors", "5 classes); ant, bee, cat, ..."),
+    ("thousand.pth", "1000 classes); ImageNet's classes"),
+    ("backbone.ckpt", "4x4 positions, no head)"),
+    ("uneven.safetensors", "2 class names for 5 outputs"),
+    ("empty.pth", "The file is empty"),
+    ("other.onnx", "neither safetensors nor torch"),
+    ("lost.json", "weights that the model card names are missing"),
+    ("half.json", "card is incomplete"),
+])  # fmt: skip
+def test_each_entry_has_one_sentence(folder, source, sentence):
+    found = {entry.source: entry for entry in catalogue.in_folder(folder)}[source]
+    assert sentence in found.text
+    assert "\n" not in found.text
+
+
+def test_the_command_prints_the_list(folder, capsys):
+    assert main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Bundled:"
+    assert "Folder CDAM_MODELS:" in lines
+    assert "Hub's cache: nothing" in lines
+    empty = next(line for line in lines if "empty.pth" in line)
+    assert "NOT LOADABLE: The file is empty" in empty
+    assert any(line.startswith("Hub: The model hub cannot be reached") for line in lines)
+
+
+def test_no_folder_and_one_that_is_none(tmp_path, monkeypatch, capsys):
+    main(["models"])
+    assert "Folder CDAM_MODELS: not set" in capsys.readouterr().out
+    monkeypatch.setenv("CDAM_MODELS", str(tmp_path / "nowhere"))
+    main(["models"])
+    assert "Folder CDAM_MODELS: not a folder" in capsys.readouterr().out
+    assert list(catalogue.in_folder(None)) == []
+
+
+# ---- the hub -------------------------------------------------------------------------------------
+
+
+def test_the_hub_answers(hub, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", hub[0])
+    reachable, sentence = catalogue.hub_status()
+    assert reachable
+    assert "answers" in sentence
+
+
+def test_the_hub_does_not_answer(hub, monkeypatch):
+    assert catalogue.hub_status(timeout=1)[0] is False
+    hub[1].clear()  # a gateway that answers for it, say
+    monkeypatch.setenv("HF_ENDPOINT", hub[0])
+    reachable, sentence = catalogue.hub_status()
+    assert not reachable
+    assert "status 404" in sentence
+    monkeypatch.setenv("HF_ENDPOINT", "file:///etc")
+    assert "no address" in catalogue.hub_status()[1]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "switched off by HF_HUB_OFFLINE" in catalogue.hub_status()[1]
+
+
+DOWNLOAD = """
+import sys, torch
+import cdam_core as cdam
+from cdam_core import catalogue
+for source in sys.argv[1:]:
+    try:
+        model = cdam.load_model(source)
+        print(source, "ok", model.weights_sha256, model.class_names[340])
+    except cdam.BadCheckpoint as error:
+        print(source, error.reason, error)
+for entry in catalogue.in_cache():
+    print("cached", entry.source, entry.loadable, entry.text)
+print("hub", catalogue.hub_status(timeout=2)[0])
+"""
+
+
+def run_with_hub(address, cache, *sources):
+    """The hub's library reads its settings when it is imported, so a process of its own."""
+    environment = os.environ | {
+        "HF_ENDPOINT": address, "HF_HOME": str(cache), "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_CACHE": str(cache / "hub"), "PYTHONPATH": str(ROOT),
+    }  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", DOWNLOAD, *sources], env=environment,
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    return done.stdout.splitlines()
+
+
+def test_a_model_comes_from_the_hub_and_then_from_its_cache(hub, tmp_path):
+    """Reachable: fetched and right. Unreachable: from the cache; what is not there is refused."""
+    address, files = hub
+    module = randomise(timm.create_model("test_vit")).float()
+    files[f"/timm/{ON_THE_HUB}/resolve/main/model.safetensors"] = save(state_of(module))
+    expected = cdam.wrap(module).weights_sha256
+    lines = run_with_hub(address, tmp_path, f"timm:{ON_THE_HUB}")
+    assert lines[0] == f"timm:{ON_THE_HUB} ok {expected} zebra"
+    cached = f"cached timm:{ON_THE_HUB} True pretrained weights in the hub's cache"
+    assert lines[1:] == [cached, "hub True"]
+    nobody = "http://127.0.0.1:9"
+    lines = run_with_hub(nobody, tmp_path, f"timm:{ON_THE_HUB}", "timm:vit_tiny_patch16_224")
+    assert lines[0] == f"timm:{ON_THE_HUB} ok {expected} zebra"
+    assert lines[1].startswith("timm:vit_tiny_patch16_224 unreachable The weights of")
+    assert lines[2:] == [cached, "hub False"]
+
+
+def test_other_repositories_of_the_cache_are_recognised_by_their_files(tmp_path):
+    """The cache's own layout: models--owner--name/snapshots/commit/file."""
+    names = ("owner--dinov2", "timm--resnet18.a1_in1k", "timm--no_such_model", "timm--test_vit")
+    for name in names:
+        snapshot = tmp_path / f"models--{name}" / "snapshots" / ("b" * 40)
+        snapshot.mkdir(parents=True)
+        (snapshot / "config.json").write_text('{"num_attention_heads": 4}', encoding="utf-8")
+        if "test_vit" not in name:
+            save_with_metadata(vit(num_heads=4), snapshot / "model.safetensors")
+    entries = {entry.source: entry for entry in catalogue.in_cache(tmp_path)}
+    assert len(entries) == 4
+    file = next(source for source in entries if source.endswith("model.safetensors"))
+    assert "4 heads" in entries[file].text
+    assert cdam.load_model(file).module.blocks[0].attn.num_heads == 4
+    assert "ResNet arrived" in entries["timm:resnet18.a1_in1k"].text
+    assert "does not know" in entries["timm:no_such_model"].text
+    assert "no weights" in entries["timm:test_vit"].text
+    assert sum(entry.loadable for entry in entries.values()) == 1
