@@ -116,6 +116,13 @@ def _put(changed: tuple[Card, ...], label: str) -> None:
     st.session_state["concepts.cards"] = changed
 
 
+def concept(model_id: str, card: Card) -> cdam.Concept:
+    """The dot-product concept of a card that this model can use."""
+    if card.loaded is not None:
+        return card.loaded.using("dot")
+    return _state.concept_of(model_id, card.name, card.examples)
+
+
 # ---- steps ---------------------------------------------------------------------------------------
 
 

@@ -8,8 +8,9 @@ import cdam_core as cdam
 from cdam_core.concepts import FEW_EXAMPLES, reliability_words
 from pages import _concepts_desk as desk
 from pages import _concepts_samples, _concepts_viewer, _state
+from pages._concepts_panels import small_map, value_text
 from pages._concepts_viewer import Thumb
-from pages._panels import data_url
+from pages._panels import Look, data_url
 from pages._pickers import FILE_TYPES, _thumbnail
 from pages._words import plain
 
@@ -63,15 +64,18 @@ def count_text(card: desk.Card) -> str:
 
 def note_of(card: desk.Card, model: cdam.VisionModel) -> str:
     """What is printed below a card's name."""
-    if card.loaded and card.loaded.weights_sha256 != model.weights_sha256:
-        return "made for another model"
-    return count_text(card)
+    return count_text(card) if is_usable(card, model) else "made for another model"
+
+
+def is_usable(card: desk.Card, model: cdam.VisionModel) -> bool:
+    """Whether a card is, or will be, a concept of this model."""
+    return card.loaded is None or card.loaded.weights_sha256 == model.weights_sha256
 
 
 # ---- the editor ----------------------------------------------------------------------------------
 
 
-def show_editor(model_id: str, picture: _state.Picture | None) -> None:
+def show_editor(model_id: str, picture: _state.Picture, look: Look) -> None:
     """The concept being made: examples in on the left, what it has become on the right."""
     number = editing()
     with st.container(border=True):
@@ -80,7 +84,7 @@ def show_editor(model_id: str, picture: _state.Picture | None) -> None:
         with left:
             add_examples(number, model_id, picture)
         with right:
-            show_concept(number)
+            show_concept(number, model_id, picture, look)
 
 
 def show_problems() -> None:
@@ -115,7 +119,7 @@ def add_examples(number: int, model_id: str, picture: _state.Picture | None) -> 
         return
     way = st.segmented_control(
         "Add examples from", list(WAYS), format_func=WAYS.get, default="region",
-        key="concepts.way", required=True,
+        key="concepts.way", required=True, wrap=True,
     )
     if way == "samples":
         pick_samples(number)
@@ -213,7 +217,7 @@ def pick_samples(number: int) -> None:
     preset = next((row.id for row in series.values() if not row.ready), next(iter(series)))
     row = series[st.segmented_control(
         "Pictures of", list(series), default=preset, key="concepts.series", required=True,
-        format_func=lambda name: series[name].name,
+        format_func=lambda name: series[name].name, wrap=True,
     )]  # fmt: skip
     examples = desk.shipped_examples(row)
     card = desk.card(number)
@@ -269,14 +273,14 @@ def upload(number: int, model_id: str) -> None:
 # ---- what it has become --------------------------------------------------------------------------
 
 
-def show_concept(number: int) -> None:
-    """Name, examples, and how good the concept is."""
+def show_concept(number: int, model_id: str, picture: _state.Picture, look: Look) -> None:
+    """Name, examples, map, and how good the concept is."""
     card = desk.card(number)
     name_input(number, card)
-    if card is None:
+    if card is None or not (card.examples or card.loaded):
         st.caption(f"No examples yet. A concept needs one, and {FEW_EXAMPLES} or more to be "
                    "reliable. The map appears with the first.")  # fmt: skip
-    elif card.loaded is None:
+    if card is not None and card.loaded is None:
         show_examples(card)
     with st.container(horizontal=True):
         label = desk.undo_label()
@@ -284,6 +288,23 @@ def show_concept(number: int) -> None:
                   help=plain(f"Takes back {label}.") if label else None)  # fmt: skip
         if card is not None:
             st.button("Delete", icon=":material/delete:", on_click=_delete, args=(number,))
+    has_content = card is not None and (card.examples or card.loaded)
+    if has_content and is_usable(card, _state.get_model(model_id)):
+        show_result(desk.concept(model_id, card), model_id, picture, look)
+
+
+def show_result(
+    concept: cdam.Concept, model_id: str, picture: _state.Picture, look: Look
+) -> None:
+    """The map on the present picture, and the report in words."""
+    explanation = _state.explain_concepts(model_id, picture, [concept])
+    source = small_map(_state.prepare(model_id, picture), explanation, 0, look)
+    value = value_text(explanation.values[0])
+    item = Thumb("", f"Map of {concept.name}", (source,), "Its map now", f"similarity {value}",
+                 f"Map of {concept.name}, similarity {value}")  # fmt: skip
+    _concepts_viewer.thumbs([item], "The map of this concept", "concepts.result", "list", "large")
+    if words := reliability_words(concept.report):
+        st.caption("  \n".join(plain(sentence) for sentence in words))
 
 
 def _delete(number: int) -> None:
@@ -322,10 +343,3 @@ def show_examples(card: desk.Card) -> None:
     count = f"{count_text(card)} (at most {desk.MAX_EXAMPLES})"
     _concepts_viewer.thumbs(items, "Examples", "concepts.examples", "list", "medium", count,
                             removable=True, on_remove=on_remove)  # fmt: skip
-
-
-def show_reliability(concept: cdam.Concept) -> None:
-    """The report in words."""
-    words = reliability_words(concept.report)
-    if words:
-        st.caption("  \n".join(plain(sentence) for sentence in words))

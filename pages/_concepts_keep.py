@@ -15,9 +15,13 @@ from pages._words import file_name, plain
 FILE = "application/octet-stream"
 
 
-def show(model: cdam.VisionModel, concepts: dict[int, cdam.Concept]) -> None:
+def show(model_id: str, model: cdam.VisionModel, cards: dict[int, desk.Card]) -> None:
     """Downloads, opening a file, and the shared folder where there is one."""
-    with st.expander("Keep concepts", icon=":material/save:", expanded=keeps_problem()):
+    with st.expander("Keep concepts", icon=":material/save:", key="concepts.keep",
+                     on_change="rerun") as box:  # fmt: skip
+        if not box.open:
+            return  # nothing is built for a closed drawer
+        concepts = {number: desk.concept(model_id, card) for number, card in cards.items()}
         st.caption(
             "A concept is kept for this visit. A file holds its vector, its name and how it was "
             "made, but none of its pictures; it fits this model only."
@@ -31,11 +35,6 @@ def show(model: cdam.VisionModel, concepts: dict[int, cdam.Concept]) -> None:
             show_folder(model, concepts)
         st.button("Forget all my concepts and examples", on_click=desk.start_over,
                   icon=":material/delete_sweep:")  # fmt: skip
-
-
-def keeps_problem() -> bool:
-    """Whether the last step here needs to be explained."""
-    return bool(st.session_state.get("concepts.file_problem"))
 
 
 def offer_files(model: cdam.VisionModel, concepts: dict[int, cdam.Concept]) -> None:

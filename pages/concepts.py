@@ -135,60 +135,69 @@ def explore(model_id: str) -> None:
     picture, model = current_picture(), _state.get_model(model_id)
     prepared = _state.prepare(model_id, picture)
     question, maps = st.container(), st.container()
-    concepts = usable_concepts(model_id, model)
-    shown = pick_concepts(concepts)
-    similarity, less_mean, method, look = pick_look(prepared, concepts)
+    cards = usable_cards(model)
+    shown = pick_concepts(cards)
+    similarity, less_mean, method, look = pick_look(prepared, cards)
     if shown:
-        asked = [as_asked(concepts[n], concepts, similarity, less_mean) for n in shown]
-        pair = [cdam.Contrast(asked[0], asked[1])] if len(asked) > 1 else []
-        targets = [*asked[:2], *pair, *asked[2:]]
-        explanation = _state.explain_concepts(model_id, picture, targets, method)
+        concepts = [desk.concept(model_id, cards[number]) for number in shown]
+        others = [desk.concept(model_id, card) for card in cards.values()] if less_mean else []
+        asked = [as_asked(concept, others, similarity) for concept in concepts]
+        explanation = _state.explain_concepts(model_id, picture, in_order(asked), method)
         with question:
-            ask([concepts[n].name for n in shown])
+            ask([concept.name for concept in concepts])
         with maps:
             show_maps(prepared, explanation, look, scale_note(similarity, less_mean))
-        tell(model_id, picture, [concepts[n] for n in shown], asked, explanation)
-        tell_classifier(model, prepared, [concepts[n].name for n in shown])
+            tell(model_id, picture, concepts, asked, explanation)
+            tell_classifier(model, prepared, [concept.name for concept in concepts])
     else:
         with question:
-            st.title("Show the model what you mean", anchor=False)
-            st.info("Draw a box on a picture below: the map of your concept appears at once.")
-            _concepts_viewer.thumbs([Thumb("", "What the model saw",
-                                           (_panels.data_url(prepared.view),))],
-                                    "Picture", "concepts.alone", "list", "large")  # fmt: skip
+            start_here(prepared)
     if prepared.unfamiliar and picture.sample is None:
         st.caption("This picture is unlike what the model was trained on; its concepts may mean "
                    "little here.")  # fmt: skip
-    make(model, model_id, picture, concepts)
+    make(model, model_id, picture, look)
     if shown:
-        rank(model_id, concepts[shown[0]], asked[0], look)
+        rank(model_id, asked[0], look)
         offer_downloads(model, prepared, explanation, look)
-    _concepts_keep.show(model, concepts)
+    _concepts_keep.show(model_id, model, cards)
 
 
-def usable_concepts(model_id: str, model: cdam.VisionModel) -> dict[int, cdam.Concept]:
-    """Number -> concept, of every card that this model can use."""
-    found = {}
-    for card in desk.cards():
-        if card.loaded is not None and card.loaded.weights_sha256 == model.weights_sha256:
-            found[card.id] = card.loaded.using("dot")
-        elif card.examples:
-            found[card.id] = _state.concept_of(model_id, card.name, card.examples)
-    return found
+def usable_cards(model: cdam.VisionModel) -> dict[int, desk.Card]:
+    """Number -> card, of every card that is a concept of this model."""
+    return {
+        card.id: card
+        for card in desk.cards()
+        if card.examples or (card.loaded and card.loaded.weights_sha256 == model.weights_sha256)
+    }
 
 
-def pick_concepts(concepts: dict[int, cdam.Concept]) -> list[int]:
+def in_order(asked: list[cdam.Concept]) -> list[cdam.Concept | cdam.Contrast]:
+    """What is explained: A, B, A − B, and the rest."""
+    pair = [cdam.Contrast(asked[0], asked[1])] if len(asked) > 1 else []
+    return [*asked[:2], *pair, *asked[2:]]
+
+
+def start_here(prepared: _state.Prepared) -> None:
+    """The page without a concept to show."""
+    st.title("Show the model what you mean", anchor=False)
+    st.info("Draw a box on a picture below: the map of your concept appears at once.")
+    view = _panels.data_url(prepared.view)
+    _concepts_viewer.thumbs([Thumb("", "What the model saw", (view,))], "Picture",
+                            "concepts.alone", "list", "large")  # fmt: skip
+
+
+def pick_concepts(cards: dict[int, desk.Card]) -> list[int]:
     """Numbers of the concepts whose maps are shown; at first two of them."""
     preset = st.session_state.get("concepts.shown")
     if preset is None:  # the first time, or back from another page
-        preset = st.session_state.get("concepts.last_shown", list(concepts)[:2])
+        preset = st.session_state.get("concepts.last_shown", list(cards)[:2])
     first = st.session_state.pop("concepts.first", None)
     if first is not None:
         preset = [first, *(number for number in preset if number != first)][:2]
-    st.session_state["concepts.shown"] = [n for n in preset if n in concepts][:MAX_SHOWN]
+    st.session_state["concepts.shown"] = [n for n in preset if n in cards][:MAX_SHOWN]
     shown = st.multiselect(
-        "Concepts to show (A, B, …)", list(concepts), key="concepts.shown",
-        format_func=lambda number: concepts[number].name, max_selections=MAX_SHOWN,
+        "Concepts to show (A, B, …)", list(cards), key="concepts.shown",
+        format_func=lambda number: cards[number].name, max_selections=MAX_SHOWN,
         placeholder="Choose up to four concepts",
     )
     st.session_state["concepts.last_shown"] = shown
@@ -196,7 +205,7 @@ def pick_concepts(concepts: dict[int, cdam.Concept]) -> list[int]:
 
 
 def pick_look(
-    prepared: _state.Prepared, concepts: dict[int, cdam.Concept]
+    prepared: _state.Prepared, cards: dict[int, desk.Card]
 ) -> tuple[str, bool, str, _panels.Look]:
     """The quiet controls: kind of similarity, variant, and how the maps are drawn."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -218,11 +227,11 @@ def pick_look(
         opacity = st.slider("Opacity", 0, 100, 85, 5, format="%d %%", key="opacity", width=140)
         with st.container(width=190, gap="xsmall"):
             less_mean = st.toggle(
-                "Less what all share", key="concepts.less", disabled=similarity != "dot"
-                or len(concepts) < 2,
+                "Less what all share", key="concepts.less",
+                disabled=similarity != "dot" or len(cards) < 2,
                 help="Subtracts from each concept the mean of your other concepts, which removes "
                 "what all pictures have in common. Dot product only.",
-            ) and similarity == "dot" and len(concepts) > 1
+            ) and similarity == "dot" and len(cards) > 1
             outlines = prepared.outlines is not None and st.toggle(
                 "Outlines", key="outlines", help="Draw the true borders of the objects."
             )
@@ -230,12 +239,12 @@ def pick_look(
 
 
 def as_asked(
-    concept: cdam.Concept, concepts: dict[int, cdam.Concept], similarity: str, less_mean: bool
+    concept: cdam.Concept, others: list[cdam.Concept], similarity: str
 ) -> cdam.Concept:
-    """A concept with the chosen similarity, or less the mean of the others."""
-    if not less_mean:
+    """A concept with the chosen similarity, less the mean of the others where there are some."""
+    if not others:
         return concept.using(similarity)
-    return replace(minus_mean_of_others(concept, list(concepts.values())), name=concept.name)
+    return replace(minus_mean_of_others(concept, others), name=concept.name)
 
 
 def scale_note(similarity: str, less_mean: bool) -> str:
@@ -334,23 +343,18 @@ def tell_classifier(
 
 
 def make(
-    model: cdam.VisionModel, model_id: str, picture: _state.Picture,
-    concepts: dict[int, cdam.Concept],
+    model: cdam.VisionModel, model_id: str, picture: _state.Picture, look: _panels.Look
 ) -> None:
     """The cards and the editor."""
     st.subheader("Make a concept", anchor=False)
     _concepts_edit.show_cards(model)
-    _concepts_edit.show_editor(model_id, picture)
-    if (number := _concepts_edit.editing()) in concepts:
-        _concepts_edit.show_reliability(concepts[number])
+    _concepts_edit.show_editor(model_id, picture, look)
 
 
-def rank(
-    model_id: str, concept: cdam.Concept, asked: cdam.Concept, look: _panels.Look
-) -> None:
+def rank(model_id: str, asked: cdam.Concept, look: _panels.Look) -> None:
     """The sample pictures in the order of their similarity to concept A."""
     st.subheader("Sample pictures by similarity", anchor=False)
-    name = plain(concept.name)
+    name = plain(asked.name)
     if not st.toggle(f"Rank all sample pictures by similarity to {name}", key="concepts.rank"):
         return
     values = rank_values(model_id, asked)
