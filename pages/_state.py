@@ -158,7 +158,7 @@ def take_upload(uploaded) -> None:
 
 def forget_picture() -> None:
     """Remove an uploaded picture and everything computed from it."""
-    for name in ("picture", "results", "job"):
+    for name in ("picture", "results", "job", "classes", "pair", "patch.token"):
         st.session_state.pop(name, None)
     _own_prepared.clear()
     _explanation.clear()

@@ -141,6 +141,8 @@ def pick_classes(model: cdam.VisionModel, prepared: _state.Prepared, token: str)
     a_key, b_key, more_key = (f"{name}.{token}" for name in ("a", "b", "more"))
     if a_key not in st.session_state:
         asked = _links.asked_classes(model)
+        if not asked and st.session_state.get("classes", ("",))[0] == token:
+            asked = st.session_state["classes"][1]  # back from another page
         strongest = [int(c) for c in np.argsort(-prepared.logits, kind="stable")[:3]]
         preset = [*asked, *(c for c in strongest if c not in asked)]
         st.session_state[a_key], st.session_state[b_key] = preset[:2]
@@ -159,7 +161,9 @@ def pick_classes(model: cdam.VisionModel, prepared: _state.Prepared, token: str)
             "More classes to show", key=more_key, max_selections=MAX_MORE,
             placeholder="Add up to four classes", **shared,
         )
-    return [a, b, *(c for c in more if c not in (a, b))]
+    chosen = [a, b, *(c for c in more if c not in (a, b))]
+    st.session_state["classes"] = (token, chosen)
+    return chosen
 
 
 def _keep_apart(token: str) -> None:
@@ -182,6 +186,8 @@ def pick_look(
 ) -> tuple[str, dict[str, Any], _panels.Look]:
     """The quiet controls: variant, head, and how the maps are drawn."""
     _links.preset_method(VARIANTS, "method")
+    st.session_state.setdefault("palette", DEFAULT_PALETTE)
+    st.session_state.setdefault("opacity", round(100 * _panels.Look.opacity))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         method = st.selectbox(
             "Method", VARIANTS, format_func=lambda name: METHODS[name].label, key="method",
@@ -191,10 +197,10 @@ def pick_look(
         heads = pick_heads(model, method)
         palette = st.selectbox(
             "Colours", SIGNED_PALETTES, format_func=lambda name: PALETTES[name].label,
-            index=SIGNED_PALETTES.index(DEFAULT_PALETTE), key="palette", width=175,
+            key="palette", width=175,
             help="Zero always has the neutral colour. The standard colours suit the colour-blind.",
         )
-        opacity = st.slider("Opacity", 0, 100, 85, 5, format="%d %%", key="opacity", width=150)
+        opacity = st.slider("Opacity", 0, 100, step=5, format="%d %%", key="opacity", width=150)
         with st.container(width=130, gap="xsmall"):
             smooth = st.toggle(
                 "Smooth", key="smooth",
@@ -252,7 +258,7 @@ def _on_patch() -> None:
 
 def current_patch(explanation: cdam.Explanation, token: str) -> tuple[int, int]:
     """(row, col) of the selected patch; at first the strongest one for A."""
-    if st.session_state.get("patch.token") != token:
+    if st.session_state.get("patch.token") != token or "patch.row" not in st.session_state:
         row, col = _panels.strongest_patch(explanation, 0)
         st.session_state["patch.row"], st.session_state["patch.col"] = row + 1, col + 1
         st.session_state["patch.token"], st.session_state["patch.grid"] = token, explanation.grid

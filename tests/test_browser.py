@@ -22,6 +22,7 @@ from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
 import cdam_core as cdam
+from pages._frame import PAGES
 from pages._samples import samples
 
 pytestmark = pytest.mark.browser
@@ -265,6 +266,29 @@ def test_an_upload_is_explained_and_its_file_is_gone_from_the_server(visit, base
     assert "UploadedFileManager" not in metrics  # listed as long as it holds any file
     page.get_by_role("button", name="Forget my picture").click()
     expect(page.get_by_role("button", name="Forget my picture")).to_have_count(0, timeout=WAIT)
+
+
+def test_a_picture_of_ones_own_survives_going_to_another_page(visit):
+    page = visit()
+    page.locator("input[type=file]").first.set_input_files(png(2))
+    expect(page.get_by_role("button", name="Forget my picture")).to_be_visible(timeout=WAIT)
+    show_anyway(page)
+    page.get_by_role("combobox", name="A: why").click()
+    page.keyboard.type("umbrel")
+    page.keyboard.press("Enter")
+    expect(heading(page)).to_have_text(re.compile("Why umbrella"), timeout=WAIT)
+    page.get_by_role("spinbutton", name="Row").fill("7")
+    page.keyboard.press("Enter")
+    settle(page)
+    before, question = maps(page).first.get_attribute("src"), heading(page).inner_text()
+    page.get_by_role("link", name=PAGES[1].title).click()
+    expect(page).to_have_url(re.compile(PAGES[1].url_path), timeout=WAIT)
+    expect(heading(page)).not_to_have_text(question, timeout=WAIT)
+    page.get_by_role("link", name=PAGES[0].title).click()
+    show_anyway(page)
+    assert maps(page).first.get_attribute("src") == before
+    assert heading(page).inner_text() == question
+    assert number(page, "Row") == 7
 
 
 def test_a_bad_file_gets_one_clear_sentence(visit):
