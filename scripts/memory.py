@@ -2,9 +2,10 @@
 
    python scripts/memory.py [--size PIXELS] [--threads N] [--what PART ...]
 
-Parts: memory, textbook, times-vit, times-scenes; all of them by default. Memory is measured in fresh processes, as the highest resident size above that of the loaded model
-(Linux). The model is a ViT-S/8 with random weights; at 488 px its grid is 61 x 61. The textbook
-version keeps every attention matrix, its gradient and the relevance matrix whole.
+Parts: memory, textbook, times-vit, times-scenes; all of them by default. Memory is measured in
+fresh processes, as the highest resident size above that of the loaded model (Linux). The model is a
+ViT-S/8 with random weights; at 488 px its grid is 61 x 61. The textbook version keeps every
+attention matrix, its gradient and the relevance matrix whole.
 """
 
 import argparse

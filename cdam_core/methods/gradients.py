@@ -32,8 +32,8 @@ def input_x_gradient(model: VisionModel, pixels: Tensor, targets: Targets) -> Re
         ``Relevance`` at pixel resolution; > 0 supports the target, < 0 opposes it.
     """
     pixels = as_pixels(model, pixels)
-    gradients = pixel_gradients(model, pixels, targets)
-    return _relevance(model, pixels, targets, gradients * pixels)
+    values, gradients = pixel_gradients(model, pixels, targets)
+    return _relevance(values[0], gradients * pixels)
 
 
 def smoothgrad(
@@ -72,8 +72,10 @@ def smoothgrad(
         # One draw at a time, so that the noise of a seed does not depend on the batches.
         noise = torch.stack([torch.randn(pixels.shape[1:], generator=draw) for _ in batch])
         moved = torch.add(pixels, noise.to(pixels), alpha=sigma)
-        total = total + pixel_gradients(model, moved, targets).sum(1, keepdim=True)
-    return _relevance(model, pixels, targets, total / n, {"sigma": sigma})
+        _, gradients = pixel_gradients(model, moved, targets)
+        total = total + gradients.sum(1, keepdim=True)
+    values = values_of_pixels(model, pixels, targets)[0]
+    return _relevance(values, total / n, {"sigma": sigma})
 
 
 def integrated_gradients(
@@ -108,8 +110,9 @@ def integrated_gradients(
     for batch in _batches(model, pixels, steps, on_step):
         fractions = torch.tensor([k + 1 for k in batch]).to(pixels)[:, None, None, None] / steps
         points = start + fractions * (pixels - start)
-        total = total + pixel_gradients(model, points, targets).sum(1, keepdim=True)
-    return _relevance(model, pixels, targets, total / steps * (pixels - start))
+        values, gradients = pixel_gradients(model, points, targets)
+        total = total + gradients.sum(1, keepdim=True)
+    return _relevance(values[-1], total / steps * (pixels - start))  # the last step is the image
 
 
 # ---- shared pieces ------------------------------------------------------------------------------
@@ -121,20 +124,20 @@ def black_image(model: VisionModel, pixels: Tensor) -> Tensor:
     return (-mean / std).expand_as(pixels).clone()
 
 
-def pixel_gradients(model: VisionModel, pixels: Tensor, targets: Targets) -> Tensor:
-    """(T, B, 3, H, W): d value / d pixels of every image for every target."""
+def pixel_gradients(model: VisionModel, pixels: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+    """Values (B, T) of pixels (B, 3, H, W), and d value / d pixels (T, B, 3, H, W)."""
     module = model.module
     with torch.enable_grad():
         leaf = pixels.detach().clone().requires_grad_(True)
         features = module.forward_features(leaf)
         latents = module.forward_head(features, pre_logits=True)
-        values = targets.values(latents, module.forward_head(features)).sum(0)
-        last = len(values) - 1
+        values = targets.values(latents, module.forward_head(features))
+        sums = values.sum(0)
         each = [
-            torch.autograd.grad(value, leaf, retain_graph=index < last)[0]
-            for index, value in enumerate(values)
+            torch.autograd.grad(value, leaf, retain_graph=index + 1 < len(sums))[0]
+            for index, value in enumerate(sums)
         ]
-    return torch.stack(each)
+    return values.detach(), torch.stack(each)
 
 
 def _batches(
@@ -149,13 +152,6 @@ def _batches(
             on_step(batch.stop, total)
 
 
-def _relevance(
-    model: VisionModel,
-    pixels: Tensor,
-    targets: Targets,
-    scores: Tensor,
-    settings: dict | None = None,
-) -> Relevance:
+def _relevance(values: Tensor, scores: Tensor, settings: dict | None = None) -> Relevance:
     """Channel sums of (T, 1, 3, H, W)."""
-    values = values_of_pixels(model, pixels, targets)[0]
     return Relevance(scores[:, 0].sum(1), torch.zeros_like(values), values, settings or {})
