@@ -5,9 +5,6 @@ no weights are read; what only the weights show (NaN) is found when a model is l
 """
 
 import json
-import os
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +14,10 @@ import torch
 from huggingface_hub import scan_cache_dir
 from huggingface_hub.errors import CacheNotFound
 
-from cdam_core import checkpoints, models
+from cdam_core import checkpoints, hub, models
 from cdam_core.assets import assets_dir
 from cdam_core.errors import BadCheckpoint
 
-HUB, HUB_VARIABLE = "https://huggingface.co", "HF_ENDPOINT"
-OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-# A file that is there if timm's models are: the paper's backbone.
-PROBE = "timm/vit_small_patch8_224.dino/resolve/main/config.json"
 PLACES = ("bundled", "folder", "cache")
 COMPANIONS = (".txt", ".md")  # lie beside checkpoints and say something about them
 
@@ -186,32 +179,12 @@ def why_not(name: str) -> str | None:
 
 
 def hub_status(timeout: float = 3.0) -> tuple[bool, str]:
-    """Whether the model hub answers, and one sentence.
-
-    Asks for one small file of timm's, without downloading it. Honours HF_ENDPOINT and the proxies
-    of the environment.
-
-    Args:
-        timeout: in seconds, of connecting and of answering.
-    """
-    switched_off = [name for name in OFFLINE_VARIABLES if os.environ.get(name, "") in _YES]
-    if switched_off:
-        return False, f"The model hub is switched off by {switched_off[0]}; {_INSTEAD}"
-    address = os.environ.get(HUB_VARIABLE, HUB).rstrip("/")
-    if not address.startswith(("https://", "http://")):
-        return False, f"{HUB_VARIABLE} is no address; {_INSTEAD}"
-    try:
-        request = urllib.request.Request(f"{address}/{PROBE}", method="HEAD")
-        with urllib.request.urlopen(request, timeout=timeout):
-            return True, "The model hub answers: timm's pretrained models can be fetched."
-    except urllib.error.HTTPError as error:
-        return False, f"The model hub is there but refuses (status {error.code}); {_INSTEAD}"
-    except (OSError, ValueError):
-        return False, f"The model hub cannot be reached from here; {_INSTEAD}"
-
-
-_YES = {"1", "ON", "YES", "TRUE", "on", "yes", "true"}  # as huggingface_hub reads them
-_INSTEAD = (
-    "use what is listed, or put a checkpoint into the folder that "
-    f"{checkpoints.FOLDER_VARIABLE} names."
-)
+    """Whether the model hub answers, and what that means, in one sentence."""
+    reachable, text = hub.status(timeout)
+    text = f"{text[0].upper()}{text[1:]}"
+    if reachable:
+        return True, f"{text}: timm's pretrained models can be fetched."
+    return False, (
+        f"{text}; use what is listed, or put a checkpoint into the folder that "
+        f"{checkpoints.FOLDER_VARIABLE} names."
+    )

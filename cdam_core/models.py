@@ -24,7 +24,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cdam_core import checkpoints
+from cdam_core import checkpoints, hub
 from cdam_core.assets import assets_dir
 from cdam_core.bank import EmbeddingBank
 from cdam_core.errors import BadCheckpoint, BadImage, BadTarget
@@ -565,7 +565,8 @@ def _from_timm(source: str, input_size: tuple[int, int] | None) -> VisionModel:
     try:
         with torch.device("meta"):  # structure first: refuse before anything is downloaded
             _require_class_token(timm.create_model(name, pretrained=False))
-        module = timm.create_model(name, pretrained=True, **size)
+        source_of_weights = _require_weights(name)
+        module = timm.create_model(name, pretrained=True, **source_of_weights, **size)
     except BadCheckpoint:
         raise
     except Exception as error:  # hub, network and cache each raise their own kinds of errors
@@ -576,6 +577,21 @@ def _from_timm(source: str, input_size: tuple[int, int] | None) -> VisionModel:
             "use a bundled model.",
         ) from None
     return wrap(module, imagenet_names() if module.num_classes == 1000 else None, model_id=source)
+
+
+def _require_weights(name: str) -> dict[str, Any]:
+    """Arguments of ``create_model`` that take the weights from the cache, or refuse at once."""
+    cached = hub.cached_weights(name)
+    if cached is not None:
+        return {"pretrained_cfg_overlay": {"file": str(cached)}}
+    reachable, text = hub.status() if hub.is_on_hub(name) else (True, "")
+    if not reachable:
+        raise BadCheckpoint(
+            "unreachable",
+            f"The weights of {name} are not in the local cache and {text}; connect to the network "
+            "once, use a bundled model, or give the path of a checkpoint.",
+        )
+    return {}
 
 
 @cache

@@ -15,7 +15,7 @@ from cdam_core.assets import assets_dir
 ROOT = Path(__file__).parent.parent
 # The data flow, first to last; a module imports only what stands before it.
 ORDER = ("errors", "assets", "files", "images", "late_vit", "bank", "last_block", "layouts",
-         "checkpoints", "models",
+         "checkpoints", "hub", "models",
          "concepts", "targets", "methods", "maps", "pictures", "explanation", "benchmarks",
          "sanity")
 # Beside the data flow: these may import it, and it never imports them.
