@@ -117,7 +117,8 @@ class Concept:
 
     def to_bytes(self) -> bytes:
         """The concept as a safetensors file; the examples' latents are left out."""
-        metadata = {"format": FORMAT, "concept": json.dumps(self._notes(), ensure_ascii=False)}
+        # One entry: several would be written in any order, and equal concepts be different files.
+        metadata = {FORMAT: json.dumps(self._notes(), ensure_ascii=False)}
         return save({"vector": np.ascontiguousarray(self.vector)}, metadata)
 
     def _notes(self) -> dict[str, Any]:
@@ -154,7 +155,7 @@ def concepts_to_bytes(concepts: Sequence[Concept]) -> bytes:
     """Several concepts as one safetensors file, for ``load_concepts``."""
     notes = json.dumps([concept._notes() for concept in concepts], ensure_ascii=False)
     vectors = {f"vector.{i}": np.ascontiguousarray(c.vector) for i, c in enumerate(concepts)}
-    return save(vectors, {"format": FORMAT_OF_MANY, "concepts": notes})
+    return save(vectors, {FORMAT_OF_MANY: notes})
 
 
 def load_concepts(source: Path | str | bytes, model: VisionModel | None = None) -> list[Concept]:
@@ -207,18 +208,15 @@ def _small_file(path: Path) -> bytes:
 
 
 def _parse_one(content: bytes) -> _Parts:
-    metadata = _metadata(content)
-    if metadata["format"] != FORMAT:
-        raise ValueError("another format")
-    return [(json.loads(metadata["concept"]), load(content)["vector"])]
+    return [(json.loads(_metadata(content)[FORMAT]), load(content)["vector"])]
 
 
 def _parse_any(content: bytes) -> _Parts:
     metadata = _metadata(content)
-    if metadata["format"] != FORMAT_OF_MANY:
+    if FORMAT_OF_MANY not in metadata:
         return _parse_one(content)
     vectors = load(content)
-    notes = json.loads(metadata["concepts"])
+    notes = json.loads(metadata[FORMAT_OF_MANY])
     if not notes:
         raise ValueError("no concept at all")
     return [(note, vectors[f"vector.{i}"]) for i, note in enumerate(notes)]

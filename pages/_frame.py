@@ -36,7 +36,9 @@ PAGES = (
     Row("compare.py", "Compare classes", "compare", ":material/compare:",
         ("method", "palette", "opacity", "smooth", "outlines", "patch.row", "patch.col")),
     Row("methods.py", "Methods", "methods", ":material/balance:"),
-    Row("concepts.py", "Concepts", "concepts", ":material/category:"),
+    Row("concepts.py", "Concepts", "concepts", ":material/category:",
+        ("concepts.similarity", "concepts.less", "concepts.way", "concepts.series",
+         "concepts.rank")),
 )
 
 FOOTER = (

@@ -208,6 +208,8 @@ def pick_look(
     prepared: _state.Prepared, cards: dict[int, desk.Card]
 ) -> tuple[str, bool, str, _panels.Look]:
     """The quiet controls: kind of similarity, variant, and how the maps are drawn."""
+    st.session_state.setdefault("palette", DEFAULT_PALETTE)
+    st.session_state.setdefault("opacity", round(100 * _panels.Look.opacity))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         similarity = st.selectbox(
             "Similarity", list(SIMILARITIES), format_func=lambda name: SIMILARITIES[name][0],
@@ -221,10 +223,10 @@ def pick_look(
         )
         palette = st.selectbox(
             "Colours", SIGNED_PALETTES, format_func=lambda name: PALETTES[name].label,
-            index=SIGNED_PALETTES.index(DEFAULT_PALETTE), key="palette", width=160,
+            key="palette", width=160,
             help="Zero always has the neutral colour. The standard colours suit the colour-blind.",
         )
-        opacity = st.slider("Opacity", 0, 100, 85, 5, format="%d %%", key="opacity", width=140)
+        opacity = st.slider("Opacity", 0, 100, step=5, format="%d %%", key="opacity", width=140)
         with st.container(width=190, gap="xsmall"):
             less_mean = st.toggle(
                 "Less what all share", key="concepts.less",

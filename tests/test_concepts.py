@@ -347,6 +347,7 @@ def test_saved_and_loaded_concepts_are_the_same(model, pixels, concept, tmp_path
         cdam.explain(model, pixels, loaded).scores, cdam.explain(model, pixels, concept).scores
     )
     assert cdam.load_concept(concept.to_bytes()).name == "noise"
+    assert len({concept.to_bytes() for _ in range(20)}) == 1
     assert list(tmp_path.iterdir()) == [path]
 
 
