@@ -33,8 +33,7 @@ class Row:
 
 # The first page is also what the bare address opens.
 PAGES = (
-    Row("compare.py", "Compare classes", "compare", ":material/compare:",
-        ("method", "palette", "opacity", "smooth", "outlines", "patch.row", "patch.col")),
+    Row("compare.py", "Compare classes", "compare", ":material/compare:"),
     Row("methods.py", "Methods", "methods", ":material/balance:"),
     Row("concepts.py", "Concepts", "concepts", ":material/category:",
         ("concepts.similarity", "concepts.less", "concepts.way", "concepts.series",

@@ -94,9 +94,7 @@ def get_randomised(model_id: str, how: str) -> cdam.VisionModel:
     Raises:
         BadTarget: with one sentence; this model cannot be changed like that.
     """
-    model = get_model(model_id)
-    with slot():
-        return sanity.randomise(model, how)
+    return sanity.randomise(get_model(model_id), how)
 
 
 def n_heads(model: cdam.VisionModel) -> int:
@@ -158,7 +156,7 @@ def take_upload(uploaded) -> None:
 
 def forget_picture() -> None:
     """Remove an uploaded picture and everything computed from it."""
-    for name in ("picture", "results", "job", "classes", "pair", "patch.token"):
+    for name in ("picture", "results", "job", "classes", "pair", "patch"):
         st.session_state.pop(name, None)
     _own_prepared.clear()
     _explanation.clear()

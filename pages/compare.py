@@ -16,6 +16,7 @@ from pages._words import decimals_for, file_name, percent, plain, signed
 
 MAX_MORE = 4  # classes beside A and B
 CLOSE = 0.005  # difference of logits that is printed as zero
+LOOK = ("method", "palette", "opacity", "smooth", "outlines")  # keys of widgets
 INSPECTED = 5  # classes on either side in the patch inspector
 VARIANTS = [name for name in METHODS if name == "cdam" or name.endswith("_cdam")]
 SIGNED_PALETTES = [name for name, palette in PALETTES.items() if palette.signed]
@@ -186,8 +187,7 @@ def pick_look(
 ) -> tuple[str, dict[str, Any], _panels.Look]:
     """The quiet controls: variant, head, and how the maps are drawn."""
     _links.preset_method(VARIANTS, "method")
-    st.session_state.setdefault("palette", DEFAULT_PALETTE)
-    st.session_state.setdefault("opacity", round(100 * _panels.Look.opacity))
+    restore({"palette": DEFAULT_PALETTE, "opacity": round(100 * _panels.Look.opacity)})
     with st.container(horizontal=True, vertical_alignment="bottom"):
         method = st.selectbox(
             "Method", VARIANTS, format_func=lambda name: METHODS[name].label, key="method",
@@ -209,8 +209,16 @@ def pick_look(
             outlines = prepared.outlines is not None and st.toggle(
                 "Outlines", key="outlines", help="Draw the true borders of the objects."
             )
+    look = {key: st.session_state[key] for key in LOOK if key in st.session_state}
+    st.session_state["look"] = st.session_state.get("look", {}) | look
     settings = {} if heads is None else {"heads": (heads,)}
     return method, settings, _panels.Look(palette, opacity / 100, smooth, outlines)
+
+
+def restore(defaults: dict[str, Any]) -> None:
+    """Set widgets as they were before a visit to another page, where Streamlit forgets them."""
+    for key, value in (defaults | st.session_state.get("look", {})).items():
+        st.session_state.setdefault(key, value)
 
 
 def pick_heads(model: cdam.VisionModel, method: str) -> int | None:
@@ -258,11 +266,14 @@ def _on_patch() -> None:
 
 def current_patch(explanation: cdam.Explanation, token: str) -> tuple[int, int]:
     """(row, col) of the selected patch; at first the strongest one for A."""
-    if st.session_state.get("patch.token") != token or "patch.row" not in st.session_state:
-        row, col = _panels.strongest_patch(explanation, 0)
-        st.session_state["patch.row"], st.session_state["patch.col"] = row + 1, col + 1
-        st.session_state["patch.token"], st.session_state["patch.grid"] = token, explanation.grid
-    return st.session_state["patch.row"] - 1, st.session_state["patch.col"] - 1
+    known, *patch = st.session_state.get("patch", ("", 0, 0))
+    if known != token:
+        patch = _panels.strongest_patch(explanation, 0)
+    if known != token or "patch.row" not in st.session_state:
+        st.session_state["patch.row"], st.session_state["patch.col"] = patch[0] + 1, patch[1] + 1
+    row, col = st.session_state["patch.row"] - 1, st.session_state["patch.col"] - 1
+    st.session_state["patch"], st.session_state["patch.grid"] = (token, row, col), explanation.grid
+    return row, col
 
 
 def tell_shares(

@@ -279,7 +279,8 @@ def test_a_picture_of_ones_own_survives_going_to_another_page(visit):
     expect(heading(page)).to_have_text(re.compile("Why umbrella"), timeout=WAIT)
     page.get_by_role("spinbutton", name="Row").fill("7")
     page.keyboard.press("Enter")
-    settle(page)
+    expect(page.locator(".maps .selected").first).to_have_attribute(
+        "style", re.compile(r"top: 37\.5%"), timeout=WAIT)
     before, question = maps(page).first.get_attribute("src"), heading(page).inner_text()
     page.get_by_role("link", name=PAGES[1].title).click()
     expect(page).to_have_url(re.compile(PAGES[1].url_path), timeout=WAIT)
@@ -336,9 +337,8 @@ def test_a_patch_can_be_chosen_by_keyboard(visit):
     expect(page.get_by_role("spinbutton", name="Column")).to_have_value(str(wanted[1]))
     page.get_by_role("spinbutton", name="Row").fill("2")
     page.keyboard.press("Enter")
-    settle(page)
-    style = page.locator(".maps .selected").first.get_attribute("style")
-    assert "top: 6.25%" in style
+    expect(page.locator(".maps .selected").first).to_have_attribute(
+        "style", re.compile(r"top: 6\.25%"), timeout=WAIT)
 
 
 def test_hovering_shows_values_and_asks_the_server_nothing(visit):
