@@ -248,11 +248,13 @@ def _run_models(options: argparse.Namespace) -> int:
 
 
 def _add_train(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser("train", help="train a model that is bundled here")
+    command = commands.add_parser("train", help="train a bundled model, or a head of your own")
     kinds = command.add_subparsers(required=True, metavar="MODEL")
+    from cdam_core import training_head
     from cdam_core.scenes import training
 
     training.register(kinds)
+    training_head.register(kinds)
 
 
 if __name__ == "__main__":
