@@ -2,8 +2,8 @@
 
 Each is answered in a thread of its own, while the page only watches and moves the progress bar. So
 a click is served at once, the gate is handed on between the batches of long work, and a question
-that still stands after the click goes on where it was. Work that nobody watches any more (Stop was
-pressed, the page was left, the tab closed) ends at its next batch.
+that still stands after the click goes on where it was. Work that nobody watches any more (Cancel
+was pressed, the page was left, the tab closed) ends at its next batch.
 """
 
 import logging
@@ -56,24 +56,29 @@ class GivenUp(Exception):
 class Job:
     """A task that is being computed in its own thread.
 
+    Args:
+        task: what to compute.
+        after: a job of the same visitor that was stopped and may still be at its last batch.
+
     Attributes:
         key: of the task.
         finished: set when ``result`` or ``error`` is there.
         done, total: progress, where the work tells; total is 0 before that.
         result: the answer.
         error: what went wrong instead.
+        stopped: whether it was told to end.
     """
 
-    def __init__(self, task: Task):
+    def __init__(self, task: Task, after: "Job | None" = None):
         self.key = task.key
         self.finished = threading.Event()
         self.done = self.total = 0
         self.result: Any = None
         self.error: Exception | None = None
         self.started = self._seen = time.monotonic()
-        self._stopped = False
+        self.stopped = False
         self._gate = ExitStack()
-        threading.Thread(target=self._run, args=(task.work,), daemon=True).start()
+        threading.Thread(target=self._run, args=(task.work, after), daemon=True).start()
 
     def wait(self) -> bool:
         """Look at it for one tick; True when it is finished."""
@@ -82,10 +87,12 @@ class Job:
 
     def stop(self) -> None:
         """End at the next batch."""
-        self._stopped = True
+        self.stopped = True
 
-    def _run(self, work: Callable[[OnStep], Any]) -> None:
+    def _run(self, work: Callable[[OnStep], Any], after: "Job | None") -> None:
         try:
+            if after is not None:  # it holds the gate; being impatient with oneself helps nobody
+                after.finished.wait()
             with self._gate:
                 self._gate.enter_context(slot())
                 self.result = work(self._on_step)
@@ -96,7 +103,7 @@ class Job:
 
     def _on_step(self, done: int, total: int) -> None:
         self.done, self.total = done, total
-        if self._stopped or time.monotonic() - self._seen > UNWATCHED:
+        if self.stopped or time.monotonic() - self._seen > UNWATCHED:
             raise GivenUp
         self._gate.close()  # whoever waits at the gate may go first
         self._gate.enter_context(slot())
@@ -122,12 +129,18 @@ def run(
     if pending:
         with place.container(horizontal=True, vertical_alignment="center"):
             bar = st.progress(0.0)
-            st.button("Stop", key=f"stop.{name}", on_click=_stop,
+            st.button("Cancel", key=f"stop.{name}", on_click=_stop,
                       args=(frozenset(task.key for task in pending),), width=90)
         before = len(tasks) - len(waiting)
-        for index, task in enumerate(pending):
-            _answer(task, bar, before + index, len(tasks))
-            on_result(task)
+        try:
+            for index, task in enumerate(pending):
+                _answer(task, bar, before + index, len(tasks))
+                on_result(task)
+        except Busy as busy:
+            with place.container(horizontal=True, vertical_alignment="center"):
+                st.warning(str(busy))
+                st.button("Try again", key=f"again.{name}", width=110)
+            return False
         place.empty()
     _offer_to_go_on(name, [task for task in waiting if task.key in left_out], place)
     return bool(pending)
@@ -152,11 +165,11 @@ def _answer(task: Task, bar: Any, number: int, count: int) -> None:
 def _job_for(task: Task) -> Job:
     """The job that already works on it, or a new one; one that works on something else ends."""
     job = st.session_state.get("job")
-    if job is not None and job.key == task.key:
+    if job is not None and job.key == task.key and not job.stopped:
         return job
     if job is not None:
         job.stop()
-    job = st.session_state["job"] = Job(task)
+    job = st.session_state["job"] = Job(task, after=job)
     return job
 
 
@@ -183,7 +196,7 @@ def failure(error: Exception) -> Failed:
 
 def _stop(keys: frozenset[Hashable]) -> None:
     """What is done stays; the rest is left out until the visitor wants to go on."""
-    if job := st.session_state.pop("job", None):
+    if job := st.session_state.get("job"):
         job.stop()
     st.session_state["stopped"] = st.session_state.get("stopped", frozenset()) | keys
 
@@ -193,7 +206,7 @@ def _offer_to_go_on(name: str, left_out: Sequence[Task], place: Any) -> None:
         return
     names = ", ".join(task.label for task in left_out)
     with place.container(horizontal=True, vertical_alignment="center"):
-        st.info(f"Stopped. What was done is kept; left out: {names}.")
+        st.info(f"Cancelled. What was done is kept; left out: {names}.")
         st.button("Go on", key=f"go-on.{name}", on_click=_go_on,
                   args=(frozenset(task.key for task in left_out),), width=90)
 

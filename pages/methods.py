@@ -30,10 +30,12 @@ from pages._panels import Look
 from pages._words import file_name, plain
 
 MAX_CLASSES = 4
-FAST = [method.id for method in METHODS.values() if method.cost != "minutes"]
+COSTS = ("instant", "seconds", "minutes")
 # Cheap ones first, so that something is there at once.
-BY_COST = sorted(METHODS, key=lambda name: ("instant", "seconds", "minutes").index(
-    METHODS[name].cost))
+BY_COST = sorted(METHODS, key=lambda name: COSTS.index(METHODS[name].cost))
+# Shown without being asked for; transformer attribution takes as long as all of these together.
+AT_FIRST = [name for name in BY_COST
+            if METHODS[name].cost != "minutes" and name != "transformer_attribution"]
 COMPARABLE = [name for name in METHODS if name == "cdam" or name.endswith("_cdam")]
 SIGNED_PALETTES = [name for name, palette in PALETTES.items() if palette.signed]
 
@@ -153,14 +155,14 @@ def pick_methods(model_id: str) -> list[str]:
     """Which methods to show, each with what it costs here."""
     if "methods" not in st.session_state:
         named = [name for name in st.query_params.get_all("method") if name in METHODS]
-        st.session_state["methods"] = st.session_state.get("kept.methods") or named or FAST
+        st.session_state["methods"] = st.session_state.get("kept.methods") or named or AT_FIRST
     chosen = st.pills(
-        "Methods, and what they cost on this machine", list(METHODS), key="methods",
+        "Methods, and what they cost on this machine", BY_COST, key="methods",
         selection_mode="multi",
         format_func=lambda name: f"{METHODS[name].label} · {cost_words(model_id, name)}",
     )
     st.session_state["kept.methods"] = chosen
-    return [name for name in METHODS if name in chosen]
+    return [name for name in BY_COST if name in chosen]
 
 
 def cost_words(model_id: str, method: str) -> str:
@@ -176,21 +178,21 @@ def pick_view(prepared: _state.Prepared, has_pixels: bool) -> tuple[Look, str, b
     """How maps are drawn, which of them share a scale, and the order of the cards."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         order = st.selectbox(
-            "Sort by", ["", *COLUMNS], key="sort", width=215,
+            "Sort by", ["", *COLUMNS], key="sort", width=180,
             format_func=lambda name: COLUMNS[name].label if name else "The list above",
             help="Best first. Fidelity and box sensitivity have to be measured first, below.",
         )
         sharing = st.selectbox(
-            "Own scale for", list(SCALES), key="sharing", format_func=SCALES.get, width=215,
+            "One scale for", list(SCALES), key="sharing", format_func=SCALES.get, width=190,
             help="Units differ between methods. Where all signed maps share one scale, those in "
             "small units look empty.",
         )
         palette = st.selectbox(
             "Colours", SIGNED_PALETTES, format_func=lambda name: PALETTES[name].label,
-            index=SIGNED_PALETTES.index(DEFAULT_PALETTE), key="palette", width=175,
+            index=SIGNED_PALETTES.index(DEFAULT_PALETTE), key="palette", width=160,
             help="Zero always has the neutral colour. Maps without signs are always purple.",
         )
-        with st.container(width=200, gap="xsmall"):
+        with st.container(width=195, gap="xsmall"):
             summed = has_pixels and st.toggle(
                 "Sum pixels to patches", key="summed",
                 help="Shows, measures and judges pixel maps as if they were patch maps.",
@@ -212,7 +214,7 @@ def compare_methods(
     has_pixels = any(METHODS[name].resolution == "pixel" for name in methods)
     look, sharing, summed, order = pick_view(prepared, has_pixels)
     index = judged_class(question)
-    tasks = {name: method_task(question, name) for name in BY_COST if name in methods}
+    tasks = {name: method_task(question, name) for name in methods}
     rows = known_rows(tasks, summed)
     judged = _methods_trust.judged_so_far(question, list(rows.values()), index)
     values = values_by_method(rows, judged)
@@ -222,7 +224,7 @@ def compare_methods(
     scales = _methods_cards.scales_of(list(rows.values()), sharing)
     for name in tasks:
         if name in rows:
-            with slots[name].container(border=True):
+            with slots[name].container(border=True, height="stretch"):
                 show_card(question, prepared, rows[name], scales[name], look, values[name])
         else:
             show_waiting(slots[name], name, tasks[name])
@@ -237,7 +239,7 @@ def compare_methods(
         _methods_cards.note_cost(question.model_id, fresh[name].explanation)
         own = _methods_cards.scales_of([fresh[name]], sharing)[name]
         numbers = values_by_method(fresh, {})[name]
-        with slots[name].container(border=True):
+        with slots[name].container(border=True, height="stretch"):
             show_card(question, prepared, fresh[name], own, look, numbers)
 
     computed = _methods_jobs.run("methods", list(tasks.values()), progress, show_result)
@@ -280,7 +282,7 @@ def draw_slots(order: Sequence[str], n_maps: int) -> dict[str, Any]:
 def show_waiting(slot: Any, name: str, task: _methods_jobs.Task) -> None:
     """A card without maps: not there yet, or not to be had."""
     result = _state.recall(task.key)
-    with slot.container(border=True):
+    with slot.container(border=True, height="stretch"):
         st.markdown(f"**{plain(METHODS[name].label)}**")
         if isinstance(result, Failed):
             st.warning(plain(result.message))
@@ -368,30 +370,36 @@ def measure(question: Question, rows: Sequence[Row], index: int) -> None:
     if st.button("Measure all shown maps", key="measure", icon=":material/straighten:",
                  help="Blurs the picture in some hundred ways; it takes a minute or two."):
         asked.add(asked_key)
-    progress, words, figure, lines = (st.empty() for _ in range(4))
+    progress = st.empty()
+    if asked_key not in asked:
+        return
     label = rows[0].explanation.labels[index]
-    end = "mif"
+    end = st.segmented_control(
+        "Curve", list(_methods_trust.ENDS), key="trust.end", default="mif", required=True,
+        format_func=_methods_trust.ENDS.get, label_visibility="collapsed",
+    )
+    words, figure, lines = (st.empty() for _ in range(3))
+    known = -1
 
     def show(_task: _methods_jobs.Task | None = None) -> None:
+        nonlocal known
         judged = _methods_trust.judged_so_far(question, rows, index)
-        if judged:
-            words.markdown(_methods_trust.ranking_words(judged, label))
-            figure.plotly_chart(_methods_trust.chart(judged, end, label), key="trust.chart")
-
-    if asked_key in asked:
-        end = st.segmented_control(
-            "Curve", list(_methods_trust.ENDS), key="trust.end", default="mif", required=True,
-            format_func=_methods_trust.ENDS.get, label_visibility="collapsed",
+        if not judged or len(judged) == known:
+            return
+        known = len(judged)
+        words.markdown(_methods_trust.ranking_words(judged, label))
+        # A key of its own each time: one key cannot be drawn twice in a run.
+        figure.plotly_chart(
+            _methods_trust.chart(judged, end, label), key=f"trust.chart.{known}"
         )
-        show()
-        tasks = _methods_trust.tasks_for(question, rows, index)
-        if _methods_jobs.run("measure", tasks, progress, lambda task: None):
-            st.rerun()  # the cards show and sort by what is known now
-        judged = _methods_trust.judged_so_far(question, rows, index)
-        if judged:
-            with lines.container():
-                st.dataframe(_methods_trust.table(judged), hide_index=True)
-                st.caption(_methods_trust.CAVEATS)
+        with lines.container():
+            st.dataframe(_methods_trust.table(judged), hide_index=True)
+            st.caption(_methods_trust.CAVEATS)
+
+    show()
+    tasks = _methods_trust.tasks_for(question, rows, index)
+    if _methods_jobs.run("measure", tasks, progress, show):
+        st.rerun()  # the cards show and sort by what is known now
 
 
 def check_sanity(
@@ -439,7 +447,9 @@ def show_sanity(
     }
     if known.get(method):
         data = _methods_sanity.panels(prepared, rows[method], changed[method], index, look)
-        _methods_viewer.card(data, key="sanity.card")
+        # A key of its own each time: one key cannot be drawn twice in a run.
+        steps = sum(len(each) for each in changed.values())
+        _methods_viewer.card(data, key=f"sanity.card.{steps}")
         st.markdown(_methods_sanity.verdict(method, known[method]))
     lines = _methods_sanity.table({name: r for name, r in known.items() if r})
     if len(lines) > 1:
