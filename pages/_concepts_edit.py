@@ -117,9 +117,10 @@ def add_examples(number: int, model_id: str, picture: _state.Picture | None) -> 
         st.info("This concept came from a file. Its example pictures stayed with its maker, so it "
                 "cannot be changed here.")  # fmt: skip
         return
+    st.session_state.setdefault("concepts.way", "region")
     way = st.segmented_control(
-        "Add examples from", list(WAYS), format_func=WAYS.get, default="region",
-        key="concepts.way", required=True, wrap=True,
+        "Add examples from", list(WAYS), format_func=WAYS.get, key="concepts.way", required=True,
+        wrap=True,
     )
     if way == "samples":
         pick_samples(number)
@@ -215,9 +216,10 @@ def pick_samples(number: int) -> None:
         st.info("No sample pictures are installed.")
         return
     preset = next((row.id for row in series.values() if not row.ready), next(iter(series)))
+    st.session_state.setdefault("concepts.series", preset)
     row = series[st.segmented_control(
-        "Pictures of", list(series), default=preset, key="concepts.series", required=True,
-        format_func=lambda name: series[name].name, wrap=True,
+        "Pictures of", list(series), key="concepts.series", required=True, wrap=True,
+        format_func=lambda name: series[name].name,
     )]  # fmt: skip
     examples = desk.shipped_examples(row)
     card = desk.card(number)

@@ -9,7 +9,7 @@ from cdam_core.concepts import MAX_FILE_BYTES, concepts_to_bytes, load_concepts
 from pages import _concepts_desk as desk
 from pages import _concepts_shared as shared
 from pages import _state
-from pages._concepts_edit import show_first
+from pages._concepts_edit import editing, show_first
 from pages._words import file_name, plain
 
 FILE = "application/octet-stream"
@@ -42,8 +42,8 @@ def offer_files(model: cdam.VisionModel, concepts: dict[int, cdam.Concept]) -> N
     if not concepts:
         st.caption("There is no concept to download yet.")
         return
-    number = st.selectbox("Download", list(concepts), key="concepts.download",
-                          format_func=lambda n: concepts[n].name)  # fmt: skip
+    number = st.selectbox("Download", list(concepts), preset(concepts),
+                          lambda n: concepts[n].name, key="concepts.download")  # fmt: skip
     model_name = model.id.removeprefix("timm:")
     with st.container(horizontal=True):
         st.download_button(
@@ -56,6 +56,12 @@ def offer_files(model: cdam.VisionModel, concepts: dict[int, cdam.Concept]) -> N
             file_name=file_name(["concepts", model_name], "safetensors"), on_click="ignore",
             icon=":material/download:", key="concepts.download.all",
         )
+
+
+def preset(concepts: dict[int, cdam.Concept]) -> int:
+    """Position of the concept that is being made, else of the first."""
+    numbers = list(concepts)
+    return numbers.index(editing()) if editing() in concepts else 0
 
 
 def open_file(model: cdam.VisionModel) -> None:
@@ -105,8 +111,8 @@ def show_folder(model: cdam.VisionModel, concepts: dict[int, cdam.Concept]) -> N
     left, right = st.columns(2, gap="medium")
     with left:
         if concepts:
-            number = st.selectbox("Share with everyone here", list(concepts), key="concepts.share",
-                                  format_func=lambda n: concepts[n].name)  # fmt: skip
+            number = st.selectbox("Share with everyone here", list(concepts), preset(concepts),
+                                  lambda n: concepts[n].name, key="concepts.share")  # fmt: skip
             st.button("Save to the shared folder", on_click=_share, args=(concepts[number],))
     with right:
         if not found:
