@@ -31,8 +31,8 @@ from cdam_core.scenes import drawings  # noqa: E402
 from cdam_core.scenes.generator import MEASURED, SceneGenerator, calm, of_sets  # noqa: E402
 from cdam_core.scenes.tokens import to_pixels  # noqa: E402
 
-BANK_SIZE = 1200
-FRESH = 600  # scenes that set the threshold, and as many others that test it
+BANK_SIZE = 1000
+FRESH = 400  # scenes that set the threshold, and as many others that test it
 # What a user of the bundled samples sees: standard drawings, one to three objects.
 FAMILIAR = calm(MEASURED, counts=(0.2, 0.6, 0.2), size=(0.32, 0.56), max_overlap=0.1,
                 min_area=0.015)

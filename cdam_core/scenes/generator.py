@@ -38,8 +38,8 @@ class Recipe:
         standard_only: use only the standard emoji of each class.
     """
 
-    counts: tuple[float, ...] = (0.25, 0.45, 0.2, 0.1)
-    size: tuple[float, float] = (0.3, 0.6)
+    counts: tuple[float, ...] = (0.3, 0.45, 0.17, 0.08)
+    size: tuple[float, float] = (0.3, 0.65)
     single_size: tuple[float, float] = (0.35, 0.85)
     max_overlap: float = 0.15
     min_inside: float = 0.75

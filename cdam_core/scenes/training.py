@@ -63,7 +63,7 @@ class Settings:
     weight_decay: float = 0.05
     warmup_steps: int = 100
     average: float = 0.998
-    token_drop: float = 0.0
+    token_drop: float = 0.2
     join_share: float = 0.0
     capacity: int = 25_000
     producers: int = 2
@@ -96,6 +96,11 @@ def trained_parameters(model: LateClassTokenViT) -> dict[str, nn.Parameter]:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in names)
     return {name: p for name, p in model.named_parameters() if name in names}
+
+
+def count_tokens(side: int) -> int:
+    """Rows of a scene's tokens: one class token and the patches."""
+    return 1 + (side // PATCH_SIZE) ** 2
 
 
 # ---- one step ------------------------------------------------------------------------------------
@@ -216,8 +221,7 @@ def run_producer(settings: Settings, cache: Path, work: Path, index: int, moved_
     torch.set_num_threads(1)
     generator = SceneGenerator(load_sprites(cache, work), TRAINING, settings.side,
                                producer_seed(settings, index, moved_on))
-    n_tokens = 1 + (settings.side // PATCH_SIZE) ** 2
-    store = TokenStore(work / f"tokens-{index}", settings.capacity, n_tokens)
+    store = TokenStore(work / f"tokens-{index}", settings.capacity, count_tokens(settings.side))
     produce(new_model(settings).eval(), generator, store)
 
 
@@ -240,20 +244,21 @@ def start_producers(settings: Settings, cache: Path, work: Path, moved_on: int) 
     return processes
 
 
-def open_stores(work: Path) -> list[TokenStore]:
-    """Every store in the work folder that already holds scenes."""
+def open_stores(work: Path, side: int) -> list[TokenStore]:
+    """Every store in the work folder that already holds scenes of this side."""
     stores = [TokenStore(path.parent) for path in sorted(work.glob("*/written.npy"))]
-    return [store for store in stores if len(store)]
+    return [store for store in stores
+            if len(store) and store.tokens.shape[1] == count_tokens(side)]
 
 
-def wait_for_scenes(work: Path, processes: list) -> list[TokenStore]:
+def wait_for_scenes(work: Path, side: int, processes: list) -> list[TokenStore]:
     """Block until there is enough to train on.
 
     Raises:
         SystemExit: if nothing is stored and nobody produces, or a producer died.
     """
     while True:
-        stores = open_stores(work)
+        stores = open_stores(work, side)
         enough = sum(map(len, stores)) >= ENOUGH and len(stores) >= len(processes)
         if enough or (stores and not processes):
             return stores
@@ -283,18 +288,20 @@ def train(settings: Settings, cache: Path, work: Path, out: Path, resume: Path |
     Returns:
         ``out``.
     """
-    model, seen_before = new_model(settings), 0
+    model, seen_before, stored_before = new_model(settings), 0, 0
+    work.mkdir(parents=True, exist_ok=True)
     if resume is not None:
         seen_before = cards.load_trained(resume, model)["images_seen"]
-    work.mkdir(parents=True, exist_ok=True)
+        # What an interrupted run has left in the work folder is counted on its card already.
+        stored_before = sum(store.written for store in open_stores(work, settings.side))
     processes = start_producers(settings, cache, work, seen_before)
-    trainer = Trainer(model, settings, wait_for_scenes(work, processes))
-    seen_at_start = seen_before if resume else 0
+    trainer = Trainer(model, settings, wait_for_scenes(work, settings.side, processes))
     clock = time.monotonic()
 
     def checkpoint() -> None:
-        scenes = seen_at_start + sum(store.written for store in trainer.stores)
-        cards.write(out, trainer.result(), asdict(settings), scenes, trainer.steps)
+        stored = sum(store.written for store in trainer.stores)
+        seen = seen_before + max(0, stored - stored_before)
+        cards.write(out, trainer.result(), asdict(settings), seen, trainer.steps)
 
     try:
         while trainer.steps < settings.steps:
