@@ -164,7 +164,7 @@ def explain(
     targets = resolve(model, target)
     # A caller's inference mode would forbid the gradients that the methods need.
     with torch.inference_mode(False):
-        encoding, given = _prepare(model, x, chosen)
+        given, content = _prepare(model, x, chosen)
         progress = {"on_step": on_step} if chosen.steps else {}
         result = chosen.run(model, given, targets, **resolved, **progress)
     return Explanation(
@@ -176,8 +176,8 @@ def explain(
         method=chosen.id,
         settings=_plain({**resolved, **result.settings}),
         model_id=model.id,
-        grid=encoding.grid,
-        content=encoding.content,
+        grid=content.shape,
+        content=content,
         simulated=model.simulated,
         seconds=time.perf_counter() - started,
         versions=_versions(),
@@ -195,8 +195,8 @@ def _method(name: str) -> Method:
 
 def _prepare(
     model: VisionModel, x: Image.Image | Tensor | Encoding, method: Method
-) -> tuple[Encoding, Encoding | Tensor]:
-    """The encoding of x, and what the method is handed."""
+) -> tuple[Encoding | Tensor, np.ndarray]:
+    """What the method is handed, and the (rows, cols) content of x."""
     if isinstance(x, Encoding):
         if method.needs == "pixels":
             raise BadTarget(
@@ -204,17 +204,24 @@ def _prepare(
                 f"{method.label} works on pixels, but an encoding arrived; hand over the image "
                 "or its pixels.",
             )
-        return x, x
+        return x, x.content
     if isinstance(x, Image.Image):
-        encoding = model.encode_image(x)
-        return encoding, encoding if method.needs == "encoding" else model.preprocess(x)
-    if isinstance(x, Tensor):
-        encoding = model.encode(x)
-        return encoding, encoding if method.needs == "encoding" else x
-    raise BadImage(
-        "wrong-shape",
-        f"A {type(x).__name__} arrived; expected a PIL image, pixels (1, 3, H, W) or an Encoding.",
-    )
+        fitted = model.fit(x)
+        pixels, content = model.normalise(fitted.image), model.content_patches(fitted)
+    elif isinstance(x, Tensor):
+        pixels, content = x, None
+    else:
+        raise BadImage(
+            "wrong-shape",
+            f"A {type(x).__name__} arrived; expected a PIL image, pixels (1, 3, H, W) or an "
+            "Encoding.",
+        )
+    if method.needs == "encoding":
+        encoding = model.encode(pixels, content)
+        return encoding, encoding.content
+    pixels = model.check_pixels(pixels, single=True)
+    everything = np.ones(model.grid_of(pixels.shape[-2:]), bool)
+    return pixels, everything if content is None else content
 
 
 def _array(values: Tensor) -> np.ndarray:

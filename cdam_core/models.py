@@ -167,13 +167,7 @@ class VisionModel:
         Raises:
             BadImage: "wrong-shape" or "not-finite".
         """
-        pixels = self._checked(pixels)
-        if len(pixels) != 1:
-            raise BadImage(
-                "wrong-shape",
-                f"{len(pixels)} images arrived at once; encode one at a "
-                "time, or use embed for many.",
-            )
+        pixels = self.check_pixels(pixels, single=True)
         with torch.inference_mode(False), torch.no_grad():
             tokens = self._tokens_entering_last_block(pixels)
         grid = self.grid_of(pixels.shape[-2:])
@@ -197,7 +191,7 @@ class VisionModel:
     def embed(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) pixels to (B, d) latents l: the [CLS] row after the final norm."""
         with torch.no_grad():
-            tokens = self._tokens_entering_last_block(self._checked(pixels))
+            tokens = self._tokens_entering_last_block(self.check_pixels(pixels))
         return self._answers(tokens)[0]
 
     def logits(self, encoding: Encoding) -> Tensor:
@@ -252,13 +246,28 @@ class VisionModel:
             tokens = module.join_class_token(tokens)
         return tokens
 
-    def _checked(self, pixels: Tensor) -> Tensor:
+    def check_pixels(self, pixels: Tensor, single: bool = False) -> Tensor:
+        """Pixels on the model's device and in its dtype.
+
+        Args:
+            pixels: (B, 3, H, W), normalised; a size that the model takes.
+            single: whether exactly one image is expected.
+
+        Raises:
+            BadImage: "wrong-shape" or "not-finite".
+        """
         if not isinstance(pixels, Tensor) or pixels.ndim != 4 or pixels.shape[1] != 3:
             arrived = tuple(getattr(pixels, "shape", ())) or type(pixels).__name__
             raise BadImage(
                 "wrong-shape",
                 f"Pixels of shape {arrived} arrived; expected a tensor "
                 "(B, 3, height, width) as model.preprocess gives.",
+            )
+        if single and len(pixels) != 1:
+            raise BadImage(
+                "wrong-shape",
+                f"{len(pixels)} images arrived at once; explain and encode one at a time, "
+                "or use embed for many.",
             )
         size = tuple(pixels.shape[-2:])
         if self.module.dynamic_img_size:
