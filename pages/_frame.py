@@ -21,23 +21,19 @@ class Row:
         title: shown in the navigation.
         url_path: its address.
         icon: of Streamlit's own icon font.
-        keeps: keys of widgets whose values outlive a visit to another page.
     """
 
     file: str
     title: str
     url_path: str
     icon: str
-    keeps: tuple[str, ...] = ()
 
 
 # The first page is also what the bare address opens.
 PAGES = (
     Row("compare.py", "Compare classes", "compare", ":material/compare:"),
     Row("methods.py", "Methods", "methods", ":material/balance:"),
-    Row("concepts.py", "Concepts", "concepts", ":material/category:",
-        ("concepts.similarity", "concepts.less", "concepts.way", "concepts.series",
-         "concepts.rank")),
+    Row("concepts.py", "Concepts", "concepts", ":material/category:"),
 )
 
 FOOTER = (
@@ -56,17 +52,9 @@ def main() -> None:
     st.logo(str(LOGO), size="large")
     st.session_state["frame"] = True
     _links.follow()
-    keep_values()
     st.navigation(navigation_pages(), position="top").run()
     st.divider()
     st.caption(FOOTER)
-
-
-def keep_values() -> None:
-    """Streamlit forgets a widget that is not drawn, unless its value is set anew in each run."""
-    for key in (key for row in PAGES for key in row.keeps):
-        if key in st.session_state:
-            st.session_state[key] = st.session_state[key]
 
 
 def navigation_pages() -> list[st.Page]:

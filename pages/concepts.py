@@ -37,6 +37,9 @@ from pages._words import file_name, plain, signed
 MAX_SHOWN = 4  # concepts whose maps stand side by side
 STRONGEST = 3  # answers of the classifier that are named
 ENDS = 4  # most and least similar sample pictures with maps
+LOOK = ("method", "palette", "opacity", "outlines")  # keys of widgets
+CHOICES = ("concepts.similarity", "concepts.less", "concepts.way", "concepts.series",
+           "concepts.rank")  # fmt: skip
 VARIANTS = [name for name in METHODS if name == "cdam" or name.endswith("_cdam")]
 SIGNED_PALETTES = [name for name, palette in PALETTES.items() if palette.signed]
 
@@ -132,6 +135,7 @@ def choose_scene(name: str) -> None:
 @st.fragment
 def explore(model_id: str) -> None:
     """Everything that is redrawn without encoding again."""
+    restore()
     picture, model = current_picture(), _state.get_model(model_id)
     prepared = _state.prepare(model_id, picture)
     question, maps = st.container(), st.container()
@@ -160,6 +164,22 @@ def explore(model_id: str) -> None:
         rank(model_id, asked[0], look)
         offer_downloads(model, prepared, explanation, look)
     _concepts_keep.show(model_id, model, cards)
+    remember()
+
+
+def restore() -> None:
+    """Set widgets as they were before a visit to another page, where Streamlit forgets them."""
+    defaults = {"palette": DEFAULT_PALETTE, "opacity": round(100 * _panels.Look.opacity)}
+    kept = defaults | st.session_state.get("look", {}) | st.session_state.get("concepts.kept", {})
+    for key, value in kept.items():
+        st.session_state.setdefault(key, value)
+
+
+def remember() -> None:
+    """Keep what was chosen; the look is shared with the other pages."""
+    for name, keys in (("look", LOOK), ("concepts.kept", CHOICES)):
+        chosen = {key: st.session_state[key] for key in keys if key in st.session_state}
+        st.session_state[name] = st.session_state.get(name, {}) | chosen
 
 
 def usable_cards(model: cdam.VisionModel) -> dict[int, desk.Card]:
@@ -208,8 +228,6 @@ def pick_look(
     prepared: _state.Prepared, cards: dict[int, desk.Card]
 ) -> tuple[str, bool, str, _panels.Look]:
     """The quiet controls: kind of similarity, variant, and how the maps are drawn."""
-    st.session_state.setdefault("palette", DEFAULT_PALETTE)
-    st.session_state.setdefault("opacity", round(100 * _panels.Look.opacity))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         similarity = st.selectbox(
             "Similarity", list(SIMILARITIES), format_func=lambda name: SIMILARITIES[name][0],
