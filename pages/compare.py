@@ -62,7 +62,8 @@ def main() -> None:
         st.info("Open a picture of your own in the menu on the left to begin.")
         return
     prepared = _state.prepare(model_id, picture)
-    if prepared.unfamiliar and not wants_maps_anyway(picture, prepared):
+    warned = prepared.unfamiliar and picture.sample is None  # samples are known to fit
+    if warned and not wants_maps_anyway(picture, prepared):
         return
     with st.sidebar:
         _pickers.show_predictions(model, prepared.logits)

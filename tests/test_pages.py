@@ -35,6 +35,12 @@ def model():
     return _state.get_model("scenes")
 
 
+@pytest.fixture(autouse=True)
+def familiar(monkeypatch):
+    """The pictures of noise used here are to be explained, not warned of."""
+    monkeypatch.setattr(cdam.VisionModel, "is_unfamiliar", lambda *_: False)
+
+
 def opened(**address) -> AppTest:
     """The app after its first run, with values in the address."""
     at = AppTest.from_file(str(FRAME), default_timeout=60)
@@ -406,7 +412,9 @@ def no_hub(monkeypatch):
 
 def test_an_unfamiliar_picture_gets_a_warning_instead_of_a_map(monkeypatch, no_hub):
     monkeypatch.setattr(cdam.VisionModel, "is_unfamiliar", lambda *_: True)
+    _state._sample_prepared.clear()
     at = opened()
+    assert viewer(at)  # a sample is never warned of
     upload(at, png(own_picture(8)))
     assert "unlike the drawn scenes" in at.warning[0].value
     assert viewer(at) is None
@@ -415,6 +423,7 @@ def test_an_unfamiliar_picture_gets_a_warning_instead_of_a_map(monkeypatch, no_h
     assert "hub cannot be reached" in at.error[0].value.replace("\\", "")
     widget(at.toggle, "anyway.").set_value(True).run()
     assert len(viewer(at)["panels"]) == 4
+    _state._sample_prepared.clear()
 
 
 def test_a_model_that_cannot_be_had_leaves_the_one_before(no_hub):
