@@ -180,9 +180,9 @@ def why_not(name: str) -> str | None:
 
 def hub_status(timeout: float = 3.0) -> tuple[bool, str]:
     """Whether the model hub answers, and what that means, in one sentence."""
-    reachable, text = hub.status(timeout)
+    kind, text = hub.status(timeout)
     text = f"{text[0].upper()}{text[1:]}"
-    if reachable:
+    if kind == "answers":
         return True, f"{text}: timm's pretrained models can be fetched."
     return False, (
         f"{text}; use what is listed, or put a checkpoint into the folder that "

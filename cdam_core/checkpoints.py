@@ -101,7 +101,10 @@ def find(source: str) -> Path | None:
     candidates = [Path(source)]
     if folder is not None and Path(source).name == source:
         candidates.append(folder / source)
-    return next((path for path in candidates if source and path.exists()), None)
+    try:
+        return next((path for path in candidates if source and path.exists()), None)
+    except OSError:  # a text too long for a name, a folder that may not be read
+        return None
 
 
 def load(path: Path) -> Checkpoint:

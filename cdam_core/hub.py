@@ -20,29 +20,32 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _YES = ("1", "on", "yes", "true")  # as huggingface_hub reads its switches
 
 
-def status(timeout: float = 3.0) -> tuple[bool, str]:
-    """Whether the model hub answers, and one sentence without a full stop.
+def status(timeout: float = 3.0) -> tuple[str, str]:
+    """Whether the model hub answers: "answers", "refuses" or "silent", and a part of a sentence.
 
     Asks for one small file of timm's, without downloading it. Honours HF_ENDPOINT and the proxies
-    of the environment.
+    of the environment. A mirror may lack that file and have others: it "refuses", and is worth a
+    try; a gateway that answers in place of the hub (status 5xx) is silence.
 
     Args:
         timeout: in seconds, of connecting and of answering.
     """
     switched_off = [name for name in OFFLINE_VARIABLES if os.environ.get(name, "").lower() in _YES]
     if switched_off:
-        return False, f"the model hub is switched off by {switched_off[0]}"
+        return "silent", f"the model hub is switched off by {switched_off[0]}"
     address = os.environ.get(ADDRESS_VARIABLE, ADDRESS).rstrip("/")
     if not address.startswith(("https://", "http://")):
-        return False, f"{ADDRESS_VARIABLE} is no address of a model hub"
+        return "silent", f"{ADDRESS_VARIABLE} is no address of a model hub"
     try:
         request = urllib.request.Request(f"{address}/{PROBE}", method="HEAD")
         with urllib.request.urlopen(request, timeout=timeout):
-            return True, "the model hub answers"
+            return "answers", "the model hub answers"
     except urllib.error.HTTPError as error:
-        return False, f"the model hub is there but refuses (status {error.code})"
+        with error:
+            kind = "refuses" if error.code < 500 else "silent"
+            return kind, f"the model hub is there but refuses (status {error.code})"
     except (OSError, ValueError):
-        return False, "the model hub cannot be reached from here"
+        return "silent", "the model hub cannot be reached from here"
 
 
 def is_on_hub(name: str) -> bool:

@@ -593,8 +593,8 @@ def _require_weights(name: str) -> dict[str, Any]:
     cached = hub.cached_weights(name)
     if cached is not None:
         return {"pretrained_cfg_overlay": {"file": str(cached)}}
-    reachable, text = hub.status() if hub.is_on_hub(name) else (True, "")
-    if not reachable:
+    kind, text = hub.status() if hub.is_on_hub(name) else ("answers", "")
+    if kind == "silent":
         raise BadCheckpoint(
             "unreachable",
             f"The weights of {name} are not in the local cache and {text}; connect to the network "

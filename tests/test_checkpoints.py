@@ -407,6 +407,9 @@ def test_a_folder_and_a_missing_file(tmp_path):
     with pytest.raises(cdam.BadCheckpoint) as error:
         cdam.load_model(tmp_path / "missing.pth")
     assert error.value.reason == "unknown-model"
+    for source in ("", "a" * 5000, "nul\0", "."):
+        with pytest.raises(cdam.BadCheckpoint):
+            cdam.load_model(source)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.99])

@@ -288,7 +288,7 @@ def test_an_unreachable_hub_is_one_clear_sentence(monkeypatch):
 
 def test_a_hub_model_gets_imagenet_names(monkeypatch):
     real = timm.create_model
-    monkeypatch.setattr("cdam_core.hub.status", lambda: (True, "the model hub answers"))
+    monkeypatch.setattr("cdam_core.hub.status", lambda: ("answers", "it is there"))
     monkeypatch.setattr(
         timm, "create_model",
         lambda name, pretrained=False, **extra: real(name, pretrained=False, num_classes=1000,
