@@ -441,7 +441,7 @@ def reliability_words(report: Mapping[str, Any]) -> list[str]:
 
 
 def _stability_words(lowest: float, odd_one: int | None) -> str:
-    change = f"leaving out any one example keeps a cosine of at least {lowest:.2f}"
+    change = f"leaving out any one example keeps a cosine of {_at_least(lowest)} or more"
     if lowest >= STABLE:
         return f"Stable: {change}."
     verdict = "Usable" if lowest >= USABLE else "Unstable"
@@ -454,10 +454,18 @@ def map_words(correlations: Sequence[float]) -> str:
         return "With a single example, nothing can be said about how stable the map is."
     lowest, worst = min(correlations), int(np.argmin(correlations)) + 1
     if lowest >= STABLE:
-        return f"The map is stable: without any one example it correlates {lowest:.2f} or more."
+        return ("The map is stable: whichever example is left out, it stays the same to a "
+                f"correlation of {_at_least(lowest)} or more.")  # fmt: skip
     if lowest >= USABLE:
-        return f"The map is fairly stable: without example {worst} it correlates {lowest:.2f}."
-    return f"The map hangs on example {worst}: without it, it correlates only {lowest:.2f}."
+        return (f"The map is fairly stable: without example {worst}, the correlation with it is "
+                f"{_at_least(lowest)}.")  # fmt: skip
+    return (f"The map hangs on example {worst}: without that one, the correlation with it is only "
+            f"{_at_least(lowest)}.")  # fmt: skip
+
+
+def _at_least(value: float) -> str:
+    """Two digits, rounded down, so that "or more" holds."""
+    return f"{np.floor(100 * value + 1e-9) / 100:.2f}"
 
 
 def rank_words(rank: float) -> str:

@@ -310,6 +310,7 @@ def tell(
 ) -> None:
     """Per concept: is it there at all, and how far can its map be trusted?"""
     single = [i for i, t in enumerate(explanation.targets) if t["kind"] != "contrast"]
+    lines = []
     for index, concept, one in zip(single, concepts, asked, strict=True):
         value = float(explanation.values[index])
         letter = _concepts_panels.letter_of(explanation, index)
@@ -320,7 +321,8 @@ def tell(
             parts.append(plain(sentence))
         if sentence := stability_sentence(model_id, picture, concept.using(one.similarity)):
             parts.append(plain(sentence))
-        st.markdown(" ".join(parts))
+        lines.append(" ".join(parts))
+    st.markdown("  \n".join(lines))
 
 
 def rank_sentence(model_id: str, concept: cdam.Concept, value: float) -> str:
