@@ -23,7 +23,8 @@ def require(model_id: str) -> None:
         "unreachable",
         "The model hub cannot be reached from this server, so the model for photographs is not "
         "available. Connect the server to the network once, or copy the hub's cache folder from a "
-        "computer that has fetched it.",
+        "computer that has fetched it. A checkpoint file of your own can be explained from the "
+        "command line: python -m cdam_core explain PICTURE --model FILE.",
     )
 
 
