@@ -17,51 +17,44 @@ from cdam_core.errors import BadCheckpoint
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingBank:
-    """Embeddings of familiar pictures and the distance from which one is called unfamiliar.
+    """Embeddings of familiar pictures, and how far is too far from them.
 
-    The statistic is the mean cosine distance (1 − cosine) of an embedding to its ``neighbours``
-    nearest entries, after the bank's mean has been taken off; 0 is "the same direction as
-    something known", 1 is "no direction in common". ``threshold`` was set on fresh scenes alone,
-    so that about one in ``1 / false_alarms`` of them is called unfamiliar.
+    The statistic is Fisher's linear discriminant between the bank and a set of photographs: the
+    embedding minus the bank's mean, projected on the direction in which photographs lie, in
+    standard deviations of familiar pictures. 0 is typical of the bank; the larger, the more
+    unfamiliar. (Plain distances to the nearest entries find few photographs: to the class token
+    most of them look like a scene of nothing it knows.) ``threshold`` was set on fresh scenes
+    alone.
 
     Args:
         codes: (n, d) int8; times ``scale`` (d,) they are the embeddings.
         scale: (d,) float32.
-        neighbours: how many nearest entries count.
+        direction: (d,) float32.
         threshold: distances above it are unfamiliar.
     """
 
     codes: np.ndarray
     scale: np.ndarray
-    neighbours: int
+    direction: np.ndarray
     threshold: float
 
     def __post_init__(self):
-        entries = self.embeddings()
-        mean = entries.mean(0)
-        object.__setattr__(self, "_mean", mean)
-        object.__setattr__(self, "_directions", _directions(entries - mean))
+        object.__setattr__(self, "_mean", (self.codes.astype(np.float32) * self.scale).mean(0))
 
     def __len__(self) -> int:
         return len(self.codes)
 
-    def embeddings(self) -> np.ndarray:
-        """(n, d) float32, as ``model.embed`` gave them up to the rounding of the codes."""
-        return self.codes.astype(np.float32) * self.scale
-
     def distance(self, embedding) -> float | np.ndarray:
-        """How far a picture is from everything in the bank.
+        """How far a picture is from the bank, towards photographs.
 
         Args:
             embedding: (d,) or (B, d), as ``model.embed`` gives it (array or tensor).
 
         Returns:
-            One number, or (B,), in 0..2.
+            One number, or (B,), in standard deviations of familiar pictures.
         """
         rows = np.atleast_2d(np.asarray(embedding, np.float32))
-        cosines = _directions(rows - self._mean) @ self._directions.T
-        nearest = np.partition(cosines, -self.neighbours, axis=1)[:, -self.neighbours:]
-        distances = 1 - nearest.mean(1)
+        distances = (rows - self._mean) @ self.direction
         return float(distances[0]) if np.ndim(embedding) == 1 else distances
 
     def is_unfamiliar(self, embedding) -> bool | np.ndarray:
@@ -73,8 +66,8 @@ class EmbeddingBank:
         """Write the bank through a temporary name."""
         path = Path(path)
         partial = path.with_suffix(".partial")
-        save_file({"codes": self.codes, "scale": self.scale}, partial,
-                  {"neighbours": str(self.neighbours), "threshold": repr(float(self.threshold))})
+        tensors = {"codes": self.codes, "scale": self.scale, "direction": self.direction}
+        save_file(tensors, partial, {"threshold": repr(float(self.threshold))})
         partial.chmod(0o644)
         partial.replace(path)
 
@@ -90,30 +83,30 @@ class EmbeddingBank:
                                 "its card; restore the file or calibrate it again.")
         try:
             with safe_open(path, "numpy") as file:
-                notes = file.metadata()
-                return cls(file.get_tensor("codes"), file.get_tensor("scale"),
-                           int(notes["neighbours"]), float(notes["threshold"]))
+                tensors = (file.get_tensor(name) for name in ("codes", "scale", "direction"))
+                return cls(*tensors, float(file.metadata()["threshold"]))
         except (SafetensorError, KeyError, TypeError, ValueError):
             raise BadCheckpoint("damaged", "The model's bank of embeddings is damaged; restore the "
                                 "file or calibrate it again.") from None
 
     @classmethod
-    def build(cls, embeddings: np.ndarray, fresh: np.ndarray, neighbours: int = 5,
-              false_alarms: float = 0.03) -> "EmbeddingBank":
+    def build(cls, embeddings: np.ndarray, strangers: np.ndarray, fresh: np.ndarray,
+              false_alarms: float = 0.03, ridge: float = 0.1) -> "EmbeddingBank":
         """A bank of embeddings, its threshold calibrated on other, equally familiar ones.
 
         Args:
             embeddings: (n, d) to keep.
-            fresh: (m, d) of pictures of the same kind that are not in the bank.
-            neighbours: how many nearest entries count.
+            strangers: (s, d) of pictures that should be noticed.
+            fresh: (m, d) of pictures of the bank's kind that are not in it.
             false_alarms: share of ``fresh`` above the threshold.
+            ridge: added to the shared covariance, as a fraction of its mean variance.
         """
+        shared = (np.cov(embeddings.T) + np.cov(strangers.T)) / 2
+        shared += ridge * np.trace(shared) / len(shared) * np.eye(len(shared))
+        direction = np.linalg.solve(shared, strangers.mean(0) - embeddings.mean(0))
+        direction /= (fresh @ direction).std()
         scale = (np.abs(embeddings).max(0) / 127).astype(np.float32).clip(1e-12)
         codes = np.round(embeddings / scale).astype(np.int8)
-        open_bank = cls(codes, scale, neighbours, np.inf)
-        threshold = float(np.quantile(open_bank.distance(fresh), 1 - false_alarms))
-        return cls(codes, scale, neighbours, threshold)
-
-
-def _directions(rows: np.ndarray) -> np.ndarray:
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12)
+        unset = cls(codes, scale, direction.astype(np.float32), np.inf)
+        threshold = float(np.quantile(unset.distance(fresh), 1 - false_alarms))
+        return cls(codes, scale, unset.direction, threshold)
