@@ -163,6 +163,8 @@ def kind_of(method: str) -> str:
 
 def seconds_text(seconds: float) -> str:
     """Time as people say it."""
+    if seconds < 0.01:
+        return "under 0.01 s"
     if seconds < 10:
         return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
     return f"{seconds:.0f} s"

@@ -23,6 +23,7 @@ from pages._gate import Busy, slot
 
 TICK = 0.1  # seconds between two looks at a running job
 UNWATCHED = 5.0  # seconds without a look after which a job gives up
+PATIENCE = 120.0  # seconds that a job waits at the gate; its visitor sees that and can cancel
 
 OnStep = Callable[[int, int], None]
 
@@ -67,6 +68,7 @@ class Job:
         result: the answer.
         error: what went wrong instead.
         stopped: whether it was told to end.
+        is_waiting: whether it stands at the gate.
     """
 
     def __init__(self, task: Task, after: "Job | None" = None):
@@ -77,6 +79,7 @@ class Job:
         self.error: Exception | None = None
         self.started = self._seen = time.monotonic()
         self.stopped = False
+        self.is_waiting = True
         self._gate = ExitStack()
         threading.Thread(target=self._run, args=(task.work, after), daemon=True).start()
 
@@ -94,7 +97,7 @@ class Job:
             if after is not None:  # it holds the gate; being impatient with oneself helps nobody
                 after.finished.wait()
             with self._gate:
-                self._gate.enter_context(slot())
+                self._enter()
                 self.result = work(self._on_step)
         except Exception as error:
             self.error = error
@@ -103,10 +106,27 @@ class Job:
 
     def _on_step(self, done: int, total: int) -> None:
         self.done, self.total = done, total
+        self._check()
+        self._gate.close()  # whoever waits at the gate may go first
+        self._enter()
+
+    def _check(self) -> None:
         if self.stopped or time.monotonic() - self._seen > UNWATCHED:
             raise GivenUp
-        self._gate.close()  # whoever waits at the gate may go first
-        self._gate.enter_context(slot())
+
+    def _enter(self) -> None:
+        came, self.is_waiting = time.monotonic(), True
+        while True:
+            try:
+                self._gate.enter_context(slot())
+            except Busy:
+                self._check()
+                if time.monotonic() - came > PATIENCE:
+                    raise
+            else:
+                break
+        self.is_waiting = False
+        self._check()
 
 
 def run(
@@ -182,6 +202,8 @@ def _progress_text(task: Task, job: Job, number: int, count: int) -> str:
     seconds = time.monotonic() - job.started
     steps = f", step {job.done} of {job.total}" if job.total else ""
     clock = f", {seconds:.0f} s" if seconds >= 1 else ""
+    if job.is_waiting and seconds >= 1:
+        clock = ", waiting for its turn"
     return f"{number + 1} of {count}: {task.label}{steps}{clock}"
 
 

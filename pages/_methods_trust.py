@@ -1,5 +1,6 @@
 """Which of the shown maps foretells what the model does? Fidelity and boxes, in one chart."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,12 @@ from pages._words import plain
 
 CHANCE = 2.0  # standard deviations of random orders that a map has to leave
 ENDS = {"mif": "Most important first", "lif": "Least important first"}
+FORMATS = {
+    "Fidelity (LIF − MIF) ↑": "%.0f",
+    "Most important first ↓": "%.0f",
+    "Least important first ↑": "%.0f",
+    "Box sensitivity ↑": "%.1f",
+}
 COLOURS = qualitative.Safe + qualitative.Bold  # distinct for the colour-blind first
 GREY = "rgba(128, 128, 128, {})"
 
@@ -52,13 +59,19 @@ class Judged:
             "box_sensitivity": self.boxes.area,
         }
 
-    def beats_chance(self) -> bool:
-        """Whether both curves leave the random band, each on its side."""
+    def good_ends(self) -> list[str]:
+        """Ends of the order, ids in ``ENDS``, whose curve leaves the random band as it should."""
         margin = CHANCE * self.band.area_sd
-        return (
-            self.fidelity.area_mif < self.band.area_mean - margin
-            and self.fidelity.area_lif > self.band.area_mean + margin
-        )
+        good = {
+            "mif": self.fidelity.area_mif < self.band.area_mean - margin,
+            "lif": self.fidelity.area_lif > self.band.area_mean + margin,
+        }
+        return [end for end in ENDS if good[end]]
+
+    def beats_chance(self) -> bool:
+        """Whether the area between the curves is larger than random orders would leave."""
+        # Of a random order, both ends are random orders: their difference has twice the variance.
+        return self.fidelity.area > CHANCE * math.sqrt(2) * self.band.area_sd
 
 
 # ---- work ----------------------------------------------------------------------------------------
@@ -113,6 +126,10 @@ def ranking_words(judged: Mapping[str, Judged], label: str) -> str:
         rest = f", followed by {_joined(good[1:])}" if good[1:] else ""
         words.append(f"**{good[0]}** foretells best what blurring does to the logit of "
                      f"{plain(label)}{rest}.")
+    for method in order:
+        ends = judged[method].good_ends()
+        if judged[method].beats_chance() and len(ends) == 1:
+            words.append(f"{_name(method)} does so at one end only: {ENDS[ends[0]].lower()}.")
     if lost:
         words.append(f"Not clearly better than a random order: {_joined(lost)}.")
     best = max(judged, key=lambda method: judged[method].boxes.area)
@@ -128,17 +145,21 @@ def _joined(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
 
 
+def _chance_words(one: Judged) -> str:
+    if not one.beats_chance():
+        return "no"
+    ends = one.good_ends()
+    return f"{ENDS[ends[0]].lower()} only" if len(ends) == 1 else "yes"
+
+
 def table(judged: Mapping[str, Judged]) -> list[dict[str, Any]]:
     """One line per method, best first."""
     order = sorted(judged, key=lambda method: -judged[method].fidelity.area)
     return [
         {
             "Method": METHODS[method].label,
-            "Fidelity (LIF − MIF) ↑": judged[method].fidelity.area,
-            "Most important first ↓": judged[method].fidelity.area_mif,
-            "Least important first ↑": judged[method].fidelity.area_lif,
-            "Box sensitivity ↑": judged[method].boxes.area,
-            "Better than chance": "yes" if judged[method].beats_chance() else "no",
+            **dict(zip(FORMATS, judged[method].numbers().values(), strict=True)),
+            "Better than chance": _chance_words(judged[method]),
         }
         for method in order
     ]

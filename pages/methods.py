@@ -393,7 +393,11 @@ def measure(question: Question, rows: Sequence[Row], index: int) -> None:
             _methods_trust.chart(judged, end, label), key=f"trust.chart.{known}"
         )
         with lines.container():
-            st.dataframe(_methods_trust.table(judged), hide_index=True)
+            numbers = {name: st.column_config.NumberColumn(format=form)
+                       for name, form in _methods_trust.FORMATS.items()}
+            st.dataframe(
+                _methods_trust.table(judged), hide_index=True, column_config=numbers
+            )
             st.caption(_methods_trust.CAVEATS)
 
     show()

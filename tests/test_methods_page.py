@@ -298,6 +298,7 @@ def test_a_busy_server_is_said_in_place_and_the_page_stays(monkeypatch):
     at = opened(methods=["cdam"])
     monkeypatch.setattr(_gate, "_free", threading.BoundedSemaphore(1))
     monkeypatch.setattr(_gate, "PATIENCE", 0.05)
+    monkeypatch.setattr(_methods_jobs, "PATIENCE", 0.1)
     with _gate.slot():
         widget(at.multiselect, "classes.").set_value([3]).run()
         assert "Many people" in at.warning[0].value
@@ -333,6 +334,22 @@ def test_a_job_tells_its_progress_and_lets_others_through_the_gate(monkeypatch):
         pass
 
 
+def test_a_job_at_the_gate_waits_longer_than_others_and_can_be_cancelled(monkeypatch):
+    monkeypatch.setattr(_gate, "_free", threading.BoundedSemaphore(1))
+    monkeypatch.setattr(_gate, "PATIENCE", 0.01)
+    jobs = []
+    with _gate.slot():
+        jobs = [_methods_jobs.Job(_methods_jobs.Task(name, name, lambda _: "done"))
+                for name in ("stays", "goes")]
+        time.sleep(0.1)
+        assert all(job.is_waiting for job in jobs)
+        jobs[1].stop()
+        assert jobs[1].finished.wait(5)
+    assert jobs[0].finished.wait(5)
+    assert jobs[0].result == "done"
+    assert isinstance(jobs[1].error, _methods_jobs.GivenUp)
+
+
 @pytest.mark.parametrize("how", ["stopped", "unwatched"])
 def test_work_that_nobody_waits_for_ends_and_gives_the_gate_back(monkeypatch, how):
     monkeypatch.setattr(_gate, "_free", threading.BoundedSemaphore(1))
@@ -351,6 +368,7 @@ def test_work_that_nobody_waits_for_ends_and_gives_the_gate_back(monkeypatch, ho
 def test_a_new_job_waits_for_the_stopped_one_without_impatience(monkeypatch):
     monkeypatch.setattr(_gate, "_free", threading.BoundedSemaphore(1))
     monkeypatch.setattr(_gate, "PATIENCE", 0.01)
+    monkeypatch.setattr(_methods_jobs, "PATIENCE", 0.01)
     started, free = threading.Event(), threading.Event()
 
     def stubborn(on_step):
@@ -441,6 +459,16 @@ def test_the_ranking_says_who_is_no_better_than_chance():
                             "followed by Attention rollout.")
     assert "Not clearly better than a random order: Attention map." in words
     assert "**Attention rollout** knows best" in words
+    assert "one end only" not in words
+
+
+def test_the_ranking_says_who_is_right_at_one_end_only():
+    one = judged(20.0, mean=11.0)  # areas of -10 and +10, random ones of 11 ± 1
+    assert one.good_ends() == ["mif"]
+    words = _methods_trust.ranking_words({"cdam": one}, "zebra")
+    assert "CDAM does so at one end only: most important first." in words
+    assert _methods_trust.table({"cdam": one})[0]["Better than chance"] == (
+        "most important first only")
 
 
 def test_one_chart_holds_every_curve_and_the_band():
