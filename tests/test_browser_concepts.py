@@ -227,6 +227,19 @@ def test_a_shared_concept_reaches_another_visitor(concepts, shared_folder):
     expect(card(other, f"{name} (2)")).to_be_visible(timeout=LONG)
 
 
+def draw_by_finger(page) -> None:
+    """Drag one finger over the picture to draw on."""
+    frame = page.locator(".crop .frame")
+    frame.scroll_into_view_if_needed()
+    settle(page)
+    box = frame.bounding_box()
+    touch = page.context.new_cdp_session(page)
+    for kind, share in (("touchStart", 0.2), ("touchMove", 0.5), ("touchMove", 0.8)):
+        point = {"x": box["x"] + share * box["width"], "y": box["y"] + share * box["height"]}
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [point]})
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_everything_in_its_width(concepts, scheme):
     page = concepts(width=390, height=844, has_touch=True, is_mobile=True, color_scheme=scheme)
@@ -234,6 +247,8 @@ def test_a_phone_shows_everything_in_its_width(concepts, scheme):
     box = page.locator(".crop .frame").bounding_box()
     assert box["x"] >= 0
     assert box["x"] + box["width"] <= 390
+    draw_by_finger(page)
+    expect(examples(page)).to_have_count(1, timeout=LONG)
     paper = page.get_by_test_id("stApp").evaluate("node => getComputedStyle(node).backgroundColor")
     for place in (".thumbs .text", ".thumbs .note"):
         ink = page.locator(place).first.evaluate("node => getComputedStyle(node).color")
