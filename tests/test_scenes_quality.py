@@ -102,10 +102,12 @@ def test_the_samples_are_complete():
                  "dog cat"):
         assert set(pair.split()) in pairs
     for sample in samples:
-        image, mask = Image.open(folder / sample["file"]), Image.open(folder / sample["mask"])
-        assert image.size == mask.size
-        assert min(image.size) >= 448
+        with Image.open(folder / sample["file"]) as image, Image.open(
+                folder / sample["mask"]) as file:
+            assert image.size == file.size
+            assert min(image.size) >= 448
+            mask = np.asarray(file)
         assert set(sample["objects"]) <= set(CLASS_NAMES) - set(RESERVED_CLASSES)
-        present = set(np.unique(np.asarray(mask)).tolist()) - {0}
+        present = set(np.unique(mask).tolist()) - {0}
         assert present == set(range(1, len(sample["objects"]) + 1))
         assert sample["credits"]
