@@ -39,10 +39,14 @@ class EmbeddingBank:
     threshold: float
 
     def __post_init__(self):
-        object.__setattr__(self, "_mean", (self.codes.astype(np.float32) * self.scale).mean(0))
+        object.__setattr__(self, "_mean", self.embeddings().mean(0))
 
     def __len__(self) -> int:
         return len(self.codes)
+
+    def embeddings(self) -> np.ndarray:
+        """(n, d) float32, as ``model.embed`` gave them up to the rounding of the codes."""
+        return self.codes.astype(np.float32) * self.scale
 
     def distance(self, embedding) -> float | np.ndarray:
         """How far a picture is from the bank, towards photographs.

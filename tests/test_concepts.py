@@ -466,5 +466,5 @@ def test_words_follow_the_numbers():
 
 def test_a_banks_embeddings_are_what_was_put_in():
     entries = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
-    bank = EmbeddingBank.build(entries, entries)
+    bank = EmbeddingBank.build(entries, entries + 1, entries)
     np.testing.assert_allclose(bank.embeddings(), entries, atol=np.abs(entries).max() / 200)
