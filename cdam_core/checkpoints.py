@@ -143,8 +143,17 @@ def _recognise(path: Path, with_weights: bool) -> Checkpoint:
     if sum(value.numel() for value in renamed.values()) > size + 2**20:
         raise _damaged("Its tensors claim more numbers than the file can hold.")
     hints = _joined(facts.hints, told)
-    with torch.device("cpu" if with_weights else "meta"):
-        module, description = _empty_module(renamed, hints, facts.architecture)
+    try:
+        with torch.device("cpu" if with_weights else "meta"):
+            module, description = _empty_module(renamed, hints, facts.architecture)
+    except BadCheckpoint:
+        raise
+    except Exception as error:  # timm's own, for sizes that make no network
+        raise BadCheckpoint(
+            "mismatch",
+            f"timm cannot build the network that the tensors describe ({type(error).__name__}); "
+            f"{EXPECTED}.",
+        ) from None
     _check_names_and_shapes(module, renamed, description)
     if with_weights:
         own = {name: value.detach().clone().float() for name, value in renamed.items()}
@@ -430,6 +439,12 @@ def _small_json(path: Path) -> dict[str, Any]:
 def _check_values(state: Mapping[str, Tensor], size: int, with_weights: bool) -> None:
     if any(value.numel() > size for value in state.values()):
         raise _damaged("A tensor claims more numbers than the file can hold.")
+    hollow = [name for name, value in state.items() if value.numel() == 0]
+    if hollow:
+        raise BadCheckpoint(
+            "mismatch",
+            f"Tensors without a single number arrived ({named(hollow)}); expected weights.",
+        )
     odd = [n for n, value in state.items() if not _is_plain_number(value) and not _counts(n)]
     if odd:
         raise BadCheckpoint(

@@ -259,10 +259,12 @@ def _join_queries_keys_values(trunk: dict[str, Tensor]) -> None:
     """Hugging Face keeps query, key and value apart; timm stacks them in this order."""
     for name in [name for name in trunk if ".attn.q." in name]:
         parts = [name.replace(".attn.q.", f".attn.{letter}.") for letter in "qkv"]
-        if all(part in trunk for part in parts) and trunk[name].ndim in (1, 2):
-            tensors = [trunk.pop(part) for part in parts]
-            if len({value.shape[1:] for value in tensors}) == 1:
-                trunk[name.replace(".attn.q.", ".attn.qkv.")] = torch.cat(tensors)
+        tensors = [trunk[part] for part in parts if part in trunk]
+        alike = len({value.shape for value in tensors}) == 1 and trunk[name].ndim in (1, 2)
+        if len(tensors) == 3 and alike:  # what does not fit stays, and is refused by its name
+            trunk[name.replace(".attn.q.", ".attn.qkv.")] = torch.cat(tensors)
+            for part in parts:
+                del trunk[part]
 
 
 def _to_timm_mlp(trunk: dict[str, Tensor]) -> bool:
@@ -278,8 +280,14 @@ def _to_timm_registers(trunk: dict[str, Tensor]) -> None:
     """DINOv2's registers have no positions: timm adds the class token's to the token itself."""
     if {"register_tokens", "cls_token", "pos_embed"} <= set(trunk):
         positions = _three_axes(trunk, "pos_embed")
+        if trunk["cls_token"].shape != positions[:, :1].shape:
+            raise BadCheckpoint(
+                "mismatch",
+                f"cls_token has the shape {shape_of(trunk['cls_token'])} and pos_embed "
+                f"{shape_of(positions)}; expected 1 x 1 x width and 1 x tokens x width.",
+            )
         trunk["reg_token"] = trunk.pop("register_tokens")
-        trunk["cls_token"] = _three_axes(trunk, "cls_token") + positions[:, :1]
+        trunk["cls_token"] = trunk["cls_token"] + positions[:, :1]
         trunk["pos_embed"] = positions[:, 1:]
 
 

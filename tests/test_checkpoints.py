@@ -476,6 +476,13 @@ CHANGES = {
                    "unexpected blocks.9999.norm1.bias"),
     "flat_positions": (lambda s: s | {"pos_embed": torch.zeros(17 * WIDTH)}, "mismatch",
                        "pos_embed has the shape"),
+    "token_of_other_width": (
+        lambda s: s | {"cls_token": torch.zeros(1, 1, 7), "register_tokens": torch.zeros(1, 2, 7)},
+        "mismatch", "cls_token has the shape 1 x 1 x 7"),
+    "no_positions_at_all": (lambda s: s | {"pos_embed": torch.zeros(1, 0, WIDTH)}, "mismatch",
+                            "without a single number"),
+    "no_patch": (lambda s: s | {"patch_embed.proj.weight": torch.zeros(WIDTH, 3, 0, 0)},
+                 "mismatch", "without a single number"),
     "odd_grid": (lambda s: s | {"pos_embed": torch.zeros(1, 13, WIDTH)}, "mismatch",
                  "13 positions"),
     "gray": (lambda s: s | {"patch_embed.proj.weight": torch.zeros(WIDTH, 1, 8, 8)}, "unsupported",
@@ -512,6 +519,23 @@ def test_names_and_shapes_that_do_not_fit(plain, tmp_path, change, format):
     path = tmp_path / f"weights.{format}"
     save_file(state, path) if format == "safetensors" else torch.save(state, path)
     refusal(path, reason, sentence)
+
+
+def test_query_key_and_value_of_different_shapes(tmp_path):
+    state = hugging_face(vit(), "vit.", VIT_BLOCK, REST)
+    for value in (torch.tensor(1.0), torch.zeros(7)):
+        state["vit.encoder.layer.0.attention.attention.key.bias"] = value
+        save_file(state, tmp_path / "hf.safetensors")
+        refusal(tmp_path / "hf.safetensors", "mismatch", "unexpected blocks.0.attn.")
+
+
+def test_a_network_that_timm_cannot_build(plain, tmp_path, monkeypatch):
+    def build(_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("cdam_core.layouts.Architecture.build", build)
+    save_file(state_of(plain), tmp_path / "m.safetensors")
+    refusal(tmp_path / "m.safetensors", "mismatch", "timm cannot build")
 
 
 def test_a_resnet(tmp_path):
