@@ -156,7 +156,7 @@ def take_upload(uploaded) -> None:
 
 def forget_picture() -> None:
     """Remove an uploaded picture and everything computed from it."""
-    for name in ("picture", "results", "job", "classes", "pair", "patch"):
+    for name in ("picture", "results", "job", "drawn", "classes", "pair", "patch"):
         st.session_state.pop(name, None)
     _own_prepared.clear()
     _explanation.clear()

@@ -30,6 +30,7 @@ from pages._panels import Look
 from pages._words import file_name, plain
 
 MAX_CLASSES = 4
+DRAWN_KEPT = 2 * len(METHODS)
 COSTS = ("instant", "seconds", "minutes")
 # Cheap ones first, so that something is there at once.
 BY_COST = sorted(METHODS, key=lambda name: COSTS.index(METHODS[name].cost))
@@ -128,19 +129,22 @@ def wants_maps_anyway(picture: _state.Picture, prepared: _state.Prepared) -> boo
 def pick_classes(
     model: cdam.VisionModel, model_id: str, picture: _state.Picture, prepared: _state.Prepared
 ) -> tuple[int, ...]:
-    """The classes to explain; at first the two strongest answers."""
+    """The classes to explain: those chosen on another page; at first the two strongest answers."""
     token = f"{model_id}.{picture.digest[:16]}"
-    key, kept = f"classes.{token}", f"kept.classes.{token}"
+    key = f"classes.{token}"
     if key not in st.session_state:
+        asked = _links.asked_classes(model)
+        if not asked and st.session_state.get("classes", ("",))[0] == token:
+            asked = st.session_state["classes"][1]
         strongest = [int(c) for c in np.argsort(-prepared.logits, kind="stable")[:2]]
-        asked = _links.asked_classes(model)[:MAX_CLASSES]
-        st.session_state[key] = asked or st.session_state.get(kept) or strongest
+        st.session_state[key] = (asked or strongest)[:MAX_CLASSES]
     chosen = st.multiselect(
         "Classes to explain", range(len(model.class_names)), key=key,
         format_func=lambda index: class_label(model, index), max_selections=MAX_CLASSES,
         placeholder="Choose up to four classes",
     )
-    st.session_state[kept] = chosen
+    if chosen:
+        st.session_state["classes"] = (token, list(chosen))
     return tuple(chosen)
 
 
@@ -306,7 +310,7 @@ def show_card(
         help=f"{plain(method.summary)}  \n*Source:* {plain(method.source)}",
     )
     _methods_viewer.card(
-        _methods_cards.card_data(prepared, row, scales, look), key=f"card.{row.method}"
+        drawn(question, prepared, row, scales, look), key=f"card.{row.method}"
     )
     words = [_methods_cards.cares_sentence(row)]
     if not math.isnan(values["fidelity"]):
@@ -321,6 +325,19 @@ def show_card(
         "about all classes, which other methods cannot answer at once.",
     ):
         open_comparison(question, row)
+
+
+def drawn(
+    question: Question, prepared: _state.Prepared, row: Row, scales: Sequence[float], look: Look
+) -> dict[str, Any]:
+    """What a card shows; drawing takes most of the time of a redraw, so the last ones are kept."""
+    kept = st.session_state.setdefault("drawn", {})
+    key = (*question.key, row.method, row.explanation.scores.shape, tuple(scales), look)
+    if key not in kept:
+        if len(kept) >= DRAWN_KEPT:
+            kept.pop(next(iter(kept)))
+        kept[key] = _methods_cards.card_data(prepared, row, scales, look)
+    return kept[key]
 
 
 def open_comparison(question: Question, row: Row) -> None:
