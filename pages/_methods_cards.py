@@ -155,10 +155,12 @@ def fraction(value: float) -> str:
 # ---- words ---------------------------------------------------------------------------------------
 
 
-def kind_of(method: str) -> str:
+def kind_of(row: Row) -> str:
     """E.g. "signed, per patch"."""
-    row = METHODS[method]
-    return f"{'signed' if row.signed else 'support only'}, per {row.resolution}"
+    method = METHODS[row.method]
+    is_summed = method.resolution == "pixel" and not _is_pixel_map(row.explanation)
+    shown = "pixels summed to patches" if is_summed else f"per {method.resolution}"
+    return f"{'signed' if method.signed else 'support only'}, {shown}"
 
 
 def seconds_text(seconds: float) -> str:

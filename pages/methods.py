@@ -306,7 +306,7 @@ def show_card(
     method = METHODS[row.method]
     seconds = _methods_cards.seconds_text(row.explanation.seconds)
     st.markdown(
-        f"**{plain(method.label)}**  :small[{seconds} · {_methods_cards.kind_of(row.method)}]",
+        f"**{plain(method.label)}**  :small[{seconds} · {_methods_cards.kind_of(row)}]",
         help=f"{plain(method.summary)}  \n*Source:* {plain(method.source)}",
     )
     _methods_viewer.card(

@@ -190,6 +190,7 @@ def test_pixel_maps_can_be_summed_to_patches(model, image):
     after, patches = cards(at)[0], to_patches(scores, model.grid)
     assert after["panels"][0]["note"] == f"compactness {compactness(patches):.2f}"
     assert after["values"] == before["values"]
+    assert any("signed, pixels summed to patches" in md.value for md in at.markdown)
     assert after["panels"][0]["src"] != before["panels"][0]["src"]
 
 
