@@ -34,8 +34,8 @@ NEAR_DUPLICATE_BITS = 4
 # Leave-one-out cosines and correlations from which a concept or its map counts as stable, or at
 # least as usable; below the second, single examples decide.
 STABLE, USABLE = 0.97, 0.9
-# Ranks among a model's known pictures from which a concept counts as clearly or possibly present.
-CLEAR, POSSIBLE = 0.95, 0.75
+# Ranks among a model's known pictures from which a concept is called probably or perhaps there.
+PROBABLE, POSSIBLE = 0.95, 0.75
 # Distances below this share of the vector's length are rounding: there the L2 map is zero, where
 # its direction would be noise.
 SAME_POINT = 1e-5
@@ -471,11 +471,11 @@ def _at_least(value: float) -> str:
 def rank_words(rank: float) -> str:
     """A rank among known pictures as a sentence with its verdict."""
     percent = f"{100 * rank:.0f} %"
-    if rank >= CLEAR:
-        return f"Clearly present: more similar than {percent} of the model's known pictures."
+    if rank >= PROBABLE:
+        return f"Probably there: more similar than {percent} of the model's known pictures."
     if rank >= POSSIBLE:
-        return f"Possibly present: more similar than {percent} of the model's known pictures."
-    return f"No sign of it: more similar than only {percent} of the model's known pictures."
+        return f"Perhaps there: more similar than {percent} of the model's known pictures."
+    return f"No clear sign of it: more similar than only {percent} of the model's known pictures."
 
 
 def _cosine(one: np.ndarray, two: np.ndarray) -> float:

@@ -461,7 +461,7 @@ def test_words_follow_the_numbers():
     assert "example 2" in map_words([0.99, 0.5])
     assert "single" in map_words([])
     assert [rank_words(r).split(":")[0] for r in (0.99, 0.8, 0.4)] == [
-        "Clearly present", "Possibly present", "No sign of it"]  # fmt: skip
+        "Probably there", "Perhaps there", "No clear sign of it"]  # fmt: skip
 
 
 def test_a_banks_embeddings_are_what_was_put_in():
