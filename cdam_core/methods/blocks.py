@@ -27,6 +27,7 @@ from cdam_core.models import Encoding, VisionModel
 # Numbers of one chunk of attention rows (heads x rows x tokens); about ten such chunks live at a
 # time.
 CHUNK_NUMBERS = 2**22
+MAX_IMAGES_ON_CPU = 16
 # Bytes that the images of one batch may take.
 BATCH_BYTES = 2**29
 # Numbers per token, block and feature that one image holds: with a graph for the gradient (what
@@ -81,8 +82,10 @@ def images_per_batch(model: VisionModel, size: tuple[int, int], with_graph: bool
     rows, cols = model.grid_of(size)
     token_numbers = (model.num_prefix_tokens + rows * cols) * module.embed_dim
     held = NUMBERS_WITH_GRAPH * len(module.blocks) if with_graph else NUMBERS_WITHOUT_GRAPH
-    width = next(module.parameters()).element_size()
-    return max(1, BATCH_BYTES // (token_numbers * held * width))
+    like = next(module.parameters())
+    fitting = max(1, BATCH_BYTES // (token_numbers * held * like.element_size()))
+    # Processors gain nothing from more, and long work can only be cancelled between batches.
+    return min(fitting, MAX_IMAGES_ON_CPU) if like.device.type == "cpu" else fitting
 
 
 # ---- the walk through the blocks ----------------------------------------------------------------
