@@ -10,9 +10,9 @@ import urllib.request
 from pathlib import Path
 
 import timm
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import constants, try_to_load_from_cache
 
-ADDRESS, ADDRESS_VARIABLE = "https://huggingface.co", "HF_ENDPOINT"
+ADDRESS_VARIABLE = "HF_ENDPOINT"
 OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 # A file that is there if timm's models are: the paper's backbone.
 PROBE = "timm/vit_small_patch8_224.dino/resolve/main/config.json"
@@ -33,7 +33,7 @@ def status(timeout: float = 3.0) -> tuple[str, str]:
     switched_off = [name for name in OFFLINE_VARIABLES if os.environ.get(name, "").lower() in _YES]
     if switched_off:
         return "silent", f"the model hub is switched off by {switched_off[0]}"
-    address = os.environ.get(ADDRESS_VARIABLE, ADDRESS).rstrip("/")
+    address = os.environ.get(ADDRESS_VARIABLE, constants.ENDPOINT).rstrip("/")
     if not address.startswith(("https://", "http://")):
         return "silent", f"{ADDRESS_VARIABLE} is no address of a model hub"
     try:

@@ -21,7 +21,6 @@ from cdam_core.concepts import concept_of_latents, near_duplicates
 from cdam_core.images import digest, fit_mask
 from cdam_core.maps import coverage
 from cdam_core.pictures import outline_layer
-from pages import _hub
 from pages._gate import slot
 from pages._samples import Sample, samples
 
@@ -83,7 +82,6 @@ def get_model(model_id: str) -> cdam.VisionModel:
     Raises:
         BadCheckpoint: with one sentence; a model of the hub that cannot be had.
     """
-    _hub.require(model_id)
     return cdam.load_model(model_id)
 
 

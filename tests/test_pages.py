@@ -18,10 +18,11 @@ from streamlit.testing.v1 import AppTest
 
 import cdam_core as cdam
 import pages
+from cdam_core import hub
 from cdam_core.images import fit_mask
 from cdam_core.models import imagenet_names
 from cdam_core.pictures import PALETTES
-from pages import _errors, _frame, _gate, _hub, _links, _pickers, _state, _words
+from pages import _errors, _frame, _gate, _links, _pickers, _state, _words
 from pages._samples import samples
 
 FOLDER = Path(pages.__file__).parent
@@ -406,8 +407,9 @@ def test_forgetting_removes_the_picture():
 
 @pytest.fixture
 def no_hub(monkeypatch):
-    monkeypatch.setattr(_hub, "is_reachable", lambda: False)
-    monkeypatch.setattr(_hub, "is_cached", lambda _: False)
+    silence = ("silent", "the model hub cannot be reached from here")
+    monkeypatch.setattr(hub, "status", lambda: silence)
+    monkeypatch.setattr(hub, "cached_weights", lambda _: None)
 
 
 def test_an_unfamiliar_picture_gets_a_warning_instead_of_a_map(monkeypatch, no_hub):
@@ -441,7 +443,6 @@ def test_the_model_for_photographs_offers_its_thousand_classes(monkeypatch):
         module = timm.create_model("vit_tiny_patch16_224", pretrained=False)
         return cdam.wrap(module, imagenet_names(), model_id=_state.PHOTO_MODEL)
 
-    monkeypatch.setattr(_hub, "require", lambda _: None)
     at = opened()
     with monkeypatch.context() as patch:
         patch.setattr(cdam, "load_model", load_model)
@@ -456,21 +457,6 @@ def test_the_model_for_photographs_offers_its_thousand_classes(monkeypatch):
         assert [shown["name"] for shown in viewer(at)["shown"]][:2] == ["crane", "crane"]
     finally:
         _state.get_model.clear(_state.PHOTO_MODEL)
-
-
-def test_the_hub_is_asked_only_for_its_own_models(no_hub):
-    _hub.require("scenes")
-    with pytest.raises(cdam.BadCheckpoint) as caught:
-        _hub.require("timm:vit_tiny_patch16_224")
-    assert caught.value.reason == "unreachable"
-
-
-def test_an_unreachable_hub_is_noticed_at_once(monkeypatch):
-    monkeypatch.setattr(_hub.constants, "ENDPOINT", "https://127.0.0.1:9")
-    monkeypatch.setattr(_hub.urllib.request, "getproxies", dict)
-    assert not _hub.is_reachable()
-    monkeypatch.setattr(_hub.urllib.request, "getproxies", lambda: {"https": "http://proxy"})
-    assert _hub.is_reachable()
 
 
 def test_a_missing_bundled_model_is_one_sentence(monkeypatch):
