@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--drawings", type=Path, default=Path("runs/drawings"))
     parser.add_argument("--conditions", nargs="+", choices=list(CONDITIONS),
                         default=list(CONDITIONS))
-    parser.add_argument("--scenes", type=int, default=480, help="per column, at least 300")
+    parser.add_argument("--scenes", type=int, default=360, help="per column, at least 300")
     parser.add_argument("--seed", type=int, default=0, help="other examples and scenes")
     parser.add_argument("--doc", type=Path, default=ROOT / "docs" / "concepts.md")
     parser.add_argument("--keep-doc", action="store_true", help="print only, write nothing")
