@@ -389,6 +389,11 @@ def rank(model_id: str, asked: cdam.Concept, look: _panels.Look) -> None:
         _concepts_viewer.thumbs(items, title, key, "buttons", "large", f"{title}, with maps",
                                 on_choose=lambda key=key: choose_ranked(key))  # fmt: skip
     st.caption("Each of these maps has its own scale. A click opens the picture above.")
+    with st.expander("The whole ranking"):
+        titles = [_concepts_samples.scenes()[name].title for name in order]
+        table = {"Place": list(range(1, len(order) + 1)), "Picture": titles,
+                 "Similarity": [round(values[name], 4) for name in order]}
+        st.dataframe(table, hide_index=True, key="concepts.ranking")
 
 
 def choose_ranked(key: str) -> None:

@@ -139,6 +139,9 @@ def test_the_ranking_is_the_order_of_similarities(model, ready):
     order = [list(scenes())[i] for i in np.argsort(-similarity_of(ready[0], latents))]
     shown = {data["label"]: [item["id"] for item in data["items"]] for data in thumbs(at)}
     assert shown["Most similar"] == order[:4]
+    whole = at.dataframe[0].value
+    assert whole["Picture"].tolist() == [scenes()[name].title for name in order]
+    assert whole["Similarity"].is_monotonic_decreasing
     assert shown["Least similar"] == order[::-1][:4]
 
 
