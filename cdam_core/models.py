@@ -525,7 +525,7 @@ def _from_card(card: Mapping, folder: Path, input_size: tuple[int, int] | None) 
         )
         state = _weights(folder, card["backbone"]) | _weights(folder, card["weights"])
         module.load_state_dict({key: value.float() for key, value in state.items()})
-        bank = EmbeddingBank.load(folder / card["bank"]) if card.get("bank") else None
+        bank = EmbeddingBank.load(_beside_card(folder, card["bank"])) if card.get("bank") else None
         size = tuple(input_size or layout["input_size"])
         names, mean, std = card["class_names"], card["mean"], card["std"]
         identity, simulated = card["id"], bool(card.get("simulated"))
@@ -546,15 +546,20 @@ def _from_card(card: Mapping, folder: Path, input_size: tuple[int, int] | None) 
     )
 
 
-def _weights(folder: Path, name: str) -> dict[str, Tensor]:
-    """Weights beside the card, or the bundled ones of that name (the backbone is shared)."""
+def _beside_card(folder: Path, name: str) -> Path:
+    """A file that a card names: beside it, or the bundled one of that name (many share those)."""
     path = next((p for p in (folder / name, assets_dir() / "models" / name) if p.is_file()), None)
     if path is None:
         raise BadCheckpoint(
             "unreadable",
-            f"The weights file {Path(name).name} is missing beside the "
-            "model card; restore it or train the model again.",
+            "A file that the model card names is missing beside it; restore it or train the model "
+            "again.",
         )
+    return path
+
+
+def _weights(folder: Path, name: str) -> dict[str, Tensor]:
+    path = _beside_card(folder, name)
     try:
         return load_file(path)
     except Exception:  # safetensors raises its own error type for every kind of damage

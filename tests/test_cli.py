@@ -34,15 +34,18 @@ def test_explain_writes_what_the_library_computes(folder, capsys):
     image = cdam.open_image(folder / "one.png")
     e = cdam.explain(model, image, ["zebra", cdam.Contrast("zebra", "elephant")],
                      "integrated_cdam", steps=7)  # fmt: skip
-    with np.load(out / "one.npz") as archive:
+    with np.load(out / "one-simulated.npz") as archive:
         np.testing.assert_array_equal(archive["scores"], e.scores)
     record = json.loads((out / "one.json").read_text(encoding="utf-8"))
     assert record["method"] == "integrated_cdam"
+    assert record["simulated"] is True  # as the card of the scenes model says
     assert record["settings"] == {"steps": 7, "at": "tokens"}
     assert record["scale"] == pytest.approx(float(np.abs(e.scores).max()))
-    with Image.open(out / "one.png") as picture:
+    with Image.open(out / "one-simulated.png") as picture:
         assert picture.width > 500
-    rows = list(csv.DictReader((out / "one.csv").read_text(encoding="utf-8").splitlines()[1:]))
+    rows = list(
+        csv.DictReader((out / "one-simulated.csv").read_text(encoding="utf-8").splitlines()[1:])
+    )
     assert len(rows) == 2 * 16 * 16
     assert "zebra − elephant" in capsys.readouterr().out
     assert not list(out.glob("*.part"))
@@ -55,13 +58,13 @@ def test_a_folder_goes_on_where_it_stopped_and_names_what_it_left_out(folder, ca
     first = capsys.readouterr()
     assert "broken: left out" in first.out
     assert "1 of 3 images were left out" in first.err
-    stamp = (out / "two.npz").stat().st_mtime_ns
+    stamp = (out / "two-simulated.npz").stat().st_mtime_ns
     (out / "one.json").unlink()
     assert main(arguments) == 1
     second = capsys.readouterr().out
     assert "two: done before" in second
     assert "one: done before" not in second
-    assert (out / "two.npz").stat().st_mtime_ns == stamp
+    assert (out / "two-simulated.npz").stat().st_mtime_ns == stamp
     main([*arguments, "--target", "zebra"])
     assert "done before" not in capsys.readouterr().out, "another question is another job"
 
