@@ -278,9 +278,10 @@ def test_cached_embeddings_reach_scikit_learn_on_digits(backbone, tmp_path):
     assert ours > 0.6  # chance is 0.1
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not FASHION.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
+@pytest.mark.data
 def test_cached_embeddings_reach_scikit_learn_on_clothes(backbone, tmp_path):
+    assert FASHION.is_dir(), "install Debian's package dataset-fashion-mnist first"
+
     def read(name, offset, shape):
         with gzip.open(FASHION / name) as file:
             return np.frombuffer(file.read(), np.uint8, offset=offset).reshape(shape)[:1200]
