@@ -15,7 +15,6 @@ from playwright.sync_api import sync_playwright
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 TARGET = Path(__file__).parent.parent / "docs" / "screenshot.png"
 WINDOW = {"width": 1280, "height": 800}
-COLOURS = 256  # a palette keeps the file small
 
 
 def take(url: str) -> Image.Image:
@@ -42,7 +41,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=TARGET, help="PNG to write")
     options = parser.parse_args()
     picture = take(f"{options.url}/?sample={options.sample}")
-    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(options.out, optimize=True)
+    picture.save(options.out, optimize=True)  # all colours: a palette would change the maps
     print(f"{options.out}: {options.out.stat().st_size / 1000:.0f} kB")
 
 
