@@ -16,6 +16,7 @@ os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import streamlit as st
+from starlette.formparsers import MultiPartParser
 
 from pages import _errors, _state
 
@@ -28,6 +29,9 @@ async def lifespan(app: st.App) -> AsyncIterator[dict]:
 
 
 _errors.prepare_logging()
+# By default an upload of more than 1 MB passes through a temporary file on disk while it arrives.
+# Twice the size that .streamlit/config.toml admits keeps every one of them in memory.
+MultiPartParser.spool_max_size = 40 * 2**20
 # Called once here, where there is no visitor, this switches off Streamlit's own discovery of
 # pages/, which would serve the first visitor a page without its frame.
 st.navigation([st.Page(lambda: None, title="boot", url_path="boot")])

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from cdam_core.errors import BadCheckpoint
+from cdam_core.files import write_atomically
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,13 +68,9 @@ class EmbeddingBank:
         return bool(flagged) if np.ndim(embedding) == 1 else flagged
 
     def save(self, path: Path | str) -> None:
-        """Write the bank through a temporary name."""
-        path = Path(path)
-        partial = path.with_suffix(".partial")
+        """Write the bank in one step."""
         tensors = {"codes": self.codes, "scale": self.scale, "direction": self.direction}
-        save_file(tensors, partial, {"threshold": repr(float(self.threshold))})
-        partial.chmod(0o644)
-        partial.replace(path)
+        write_atomically(Path(path), save(tensors, {"threshold": repr(float(self.threshold))}))
 
     @classmethod
     def load(cls, path: Path | str) -> "EmbeddingBank":

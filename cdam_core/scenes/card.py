@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
+from cdam_core.files import write_atomically
 from cdam_core.late_vit import LateClassTokenViT
 from cdam_core.scenes.classes import CLASS_NAMES, RESERVED_CLASSES
 from cdam_core.scenes.drawings import DRAWING_SETS, training_sets
@@ -60,7 +61,7 @@ def describe(model: LateClassTokenViT, side: int) -> dict:
 
 def write(out: Path, model: LateClassTokenViT, settings: dict, images_seen: int,
           steps: int) -> None:
-    """Write the trained weights (fp16) and the card, each through a temporary name.
+    """Write the trained weights (fp16) and the card, each in one step.
 
     Entries that this function does not know, such as the quality, are dropped: they speak of
     other weights.
@@ -70,9 +71,7 @@ def write(out: Path, model: LateClassTokenViT, settings: dict, images_seen: int,
     weights = out.with_suffix(".safetensors")
     state = {name: value.detach().half().contiguous()
              for name, value in model.trained_state().items()}
-    save_file(state, weights.with_suffix(".partial"))
-    weights.with_suffix(".partial").chmod(0o644)
-    weights.with_suffix(".partial").replace(weights)
+    write_atomically(weights, save(state))
     options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in settings.items())
     content = describe(model, settings["side"]) | {
         "weights": weights.name,
@@ -92,10 +91,9 @@ def sha256(path: Path) -> str:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write a card through a temporary name."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    """Write a card in one step."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path, text.encode())
 
 
 def load_trained(card: Path, model: LateClassTokenViT) -> dict:
