@@ -111,8 +111,10 @@ class LateClassTokenViT(VisionTransformer):
     def class_row_logits(self, tokens: Tensor) -> Tensor:
         """Logits from the tokens that leave the backbone, at a fraction of the last block's cost.
 
-        The head reads the class row only, so the last block needs keys and values of all tokens
-        but queries, projection and MLP of that row alone. Equal to the full block; for training.
+        The head reads the class row only, and its query does not depend on the image. So neither
+        keys nor values of the patches are formed: per head, W_K^T q scores the rows (the key bias
+        cancels in the softmax) and W_V meets only the attention-weighted mean of the rows. Equal
+        to the full block; for training.
 
         Args:
             tokens: (B, 1 + N, d) as ``backbone_tokens`` gives them; patch rows may be left out.
@@ -123,14 +125,16 @@ class LateClassTokenViT(VisionTransformer):
         block = self.blocks[-1]
         attention, joined = block.attn, self.join_class_token(self.late_tokens(tokens))
         rows = block.norm1(joined)
-        batch, count, dim = rows.shape
+        batch, _, dim = rows.shape
         heads = (attention.num_heads, dim // attention.num_heads)
-        weight, bias = attention.qkv.weight, attention.qkv.bias
-        q = F.linear(rows[:, :1], weight[:dim], bias[:dim]).view(batch, 1, *heads)
-        kv = F.linear(rows, weight[dim:], bias[dim:]).view(batch, count, 2, *heads)
-        k, v = kv.transpose(1, 3).unbind(2)
-        mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k, v)
-        row = joined[:, :1] + attention.proj(mixed.transpose(1, 2).reshape(batch, 1, dim))
+        w_query, w_key, w_value = attention.qkv.weight.chunk(3)
+        b_query, _, b_value = attention.qkv.bias.chunk(3)
+        query = (F.linear(rows[:1, 0], w_query, b_query) * attention.scale).view(*heads)
+        probe = torch.einsum("he,hed->hd", query, w_key.view(*heads, dim))
+        weights = (rows @ probe.T).softmax(1).transpose(1, 2)
+        values = torch.einsum("bhd,hed->bhe", weights @ rows, w_value.view(*heads, dim))
+        mixed = values.reshape(batch, 1, dim) + b_value
+        row = joined[:, :1] + attention.proj(mixed)
         row = row + block.mlp(block.norm2(row))
         return self.forward_head(self.norm(row))
 
