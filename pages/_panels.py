@@ -11,7 +11,7 @@ from PIL import Image
 import cdam_core as cdam
 from cdam_core.maps import symmetric_scale
 from cdam_core.pictures import DEFAULT_PALETTE, PALETTES, draw, legend, palette_for
-from pages._state import Prepared
+from pages._state import Picture, Prepared
 from pages._words import decimals_for, signed
 
 COLOURED = 0.99  # share of the scores that the colours tell apart; the rest get the last colour
@@ -33,6 +33,31 @@ class Look:
     opacity: float = 0.85
     smooth: bool = False
     outlines: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """What a page shows of one picture: all that a file to take home may be made of.
+
+    Attributes:
+        page: "compare" | "concepts".
+        model: the model that was asked.
+        picture: the visitor's picture, as it was opened.
+        prepared: what the model made of it; ``prepared.view`` is what the maps are drawn on.
+        explanation: scores as the library gave them.
+        drawn: the same as it is drawn: pixel scores summed to patches where the visitor wants so.
+        look: how it is drawn.
+        scale: |score| at full colour.
+    """
+
+    page: str
+    model: cdam.VisionModel
+    picture: Picture
+    prepared: Prepared
+    explanation: cdam.Explanation
+    drawn: cdam.Explanation
+    look: Look
+    scale: float
 
 
 def shared_scale(explanation: cdam.Explanation) -> float:

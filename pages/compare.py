@@ -9,10 +9,10 @@ import streamlit as st
 import cdam_core as cdam
 from cdam_core.maps import positive_share
 from cdam_core.methods import METHODS
-from cdam_core.pictures import DEFAULT_PALETTE, PALETTES, panel
-from pages import _links, _panels, _pickers, _state, _viewer
+from cdam_core.pictures import DEFAULT_PALETTE, PALETTES
+from pages import _downloads, _links, _panels, _pickers, _state, _viewer
 from pages._frame import guard
-from pages._words import decimals_for, file_name, percent, plain, signed
+from pages._words import decimals_for, percent, plain, signed
 
 MAX_MORE = 4  # classes beside A and B
 CLOSE = 0.005  # difference of logits that is printed as zero
@@ -126,7 +126,9 @@ def explore(model_id: str) -> None:
         if picture.notes:
             st.caption(plain(f"On opening: {'; '.join(picture.notes)}."))
     inspect(explanation, every, patch, look, scale)
-    offer_downloads(model_id, prepared, explanation, look, scale)
+    _downloads.offer_downloads(
+        _panels.Shown("compare", model, picture, prepared, explanation, explanation, look, scale)
+    )
     _links.write(picture, [model.class_names[c] for c in classes], method)
 
 
@@ -341,40 +343,6 @@ def inspect(
                          none="No class at all.")
     if explanation.method != "cdam":
         st.caption("These values are plain CDAM's, which answers for all classes at once.")
-
-
-def offer_downloads(
-    model_id: str,
-    prepared: _state.Prepared,
-    explanation: cdam.Explanation,
-    look: _panels.Look,
-    scale: float,
-) -> None:
-    """The panel as a picture, and the raw signed scores with what made them."""
-    names = [label for label, t in zip(explanation.labels, explanation.targets, strict=True)
-             if t["kind"] == "class"]
-    method = [] if explanation.method == "cdam" else [explanation.method]
-    simulated = ["simulated"] if explanation.simulated else []
-    parts = ["cdam", model_id.removeprefix("timm:"), *method, *names, *simulated]
-
-    def picture() -> bytes:
-        return panel(
-            prepared.view, explanation, scale, look.palette, look.opacity, look.smooth,
-            scale_note=_panels.beyond_scale(explanation, scale),
-            outlines=prepared.outlines if look.outlines else None,
-        )
-
-    offers = (
-        ("Picture (PNG)", picture, "png", "image/png"),
-        ("Scores (NPZ)", explanation.to_npz, "npz", "application/octet-stream"),
-        ("Scores (CSV)", explanation.to_csv, "csv", "text/csv"),
-    )
-    with st.container(horizontal=True):
-        for label, make, suffix, mime in offers:
-            st.download_button(
-                label, make, file_name(parts, suffix), mime, on_click="ignore",
-                icon=":material/download:", key=f"download.{suffix}",
-            )
 
 
 main()

@@ -16,7 +16,7 @@ from cdam_core.concepts import (
     without_one,
 )
 from cdam_core.methods import METHODS
-from cdam_core.pictures import DEFAULT_PALETTE, PALETTES, panel
+from cdam_core.pictures import DEFAULT_PALETTE, PALETTES
 from pages import _concepts_desk as desk
 from pages import (
     _concepts_edit,
@@ -24,6 +24,7 @@ from pages import (
     _concepts_panels,
     _concepts_samples,
     _concepts_viewer,
+    _downloads,
     _panels,
     _pickers,
     _state,
@@ -32,7 +33,7 @@ from pages import (
 from pages._concepts_panels import SIMILARITIES
 from pages._concepts_viewer import Thumb
 from pages._frame import guard
-from pages._words import file_name, plain, signed
+from pages._words import plain, signed
 
 MAX_SHOWN = 4  # concepts whose maps stand side by side
 STRONGEST = 3  # answers of the classifier that are named
@@ -162,7 +163,10 @@ def explore(model_id: str) -> None:
     make(model, model_id, picture, look)
     if shown:
         rank(model_id, asked[0], look)
-        offer_downloads(model, prepared, explanation, look)
+        scale = _panels.shared_scale(explanation)
+        _downloads.offer_downloads(_panels.Shown(
+            "concepts", model, picture, prepared, explanation, explanation, look, scale
+        ))  # fmt: skip
     _concepts_keep.show(model_id, model, cards)
     remember()
 
@@ -361,7 +365,7 @@ def tell_classifier(
     )
 
 
-# ---- making, ranking, downloads ------------------------------------------------------------------
+# ---- making, ranking -----------------------------------------------------------------------------
 
 
 def make(
@@ -424,34 +428,6 @@ def ranked(
     text = _concepts_panels.value_text(value)
     return Thumb(name, scene.title, (_concepts_panels.small_map(prepared, explanation, 0, look),),
                  scene.title, f"{place}. · {text}", f"{place}. {scene.title}, {text}")  # fmt: skip
-
-
-def offer_downloads(
-    model: cdam.VisionModel, prepared: _state.Prepared, explanation: cdam.Explanation,
-    look: _panels.Look,
-) -> None:
-    """The panel as a picture, and the raw signed scores with what made them."""
-    names = [label for label, t in zip(explanation.labels, explanation.targets, strict=True)
-             if t["kind"] != "contrast"]  # fmt: skip
-    simulated = ["simulated"] if explanation.simulated else []
-    parts = ["cdam_concepts", model.id.removeprefix("timm:"), *names, *simulated]
-
-    def picture() -> bytes:
-        scale = _panels.shared_scale(explanation)
-        return panel(prepared.view, explanation, scale, look.palette, look.opacity, look.smooth,
-                     scale_note=_panels.beyond_scale(explanation, scale))  # fmt: skip
-
-    offers = (
-        ("Picture (PNG)", picture, "png", "image/png"),
-        ("Scores (NPZ)", explanation.to_npz, "npz", "application/octet-stream"),
-        ("Scores (CSV)", explanation.to_csv, "csv", "text/csv"),
-    )
-    with st.container(horizontal=True):
-        for label, make_file, suffix, mime in offers:
-            st.download_button(
-                label, make_file, file_name(parts, suffix), mime, on_click="ignore",
-                icon=":material/download:", key=f"concepts.save.{suffix}",
-            )
 
 
 main()

@@ -12,6 +12,7 @@ from cdam_core.methods import METHODS
 from cdam_core.pictures import DEFAULT_PALETTE, PALETTES
 from cdam_core.sanity import RANDOMISATIONS
 from pages import (
+    _downloads,
     _frame,
     _links,
     _methods_cards,
@@ -27,7 +28,7 @@ from pages._methods_cards import COLUMNS, SCALES, Row
 from pages._methods_jobs import Failed
 from pages._methods_tasks import Question, method_task
 from pages._panels import Look
-from pages._words import file_name, plain
+from pages._words import plain
 
 MAX_CLASSES = 4
 DRAWN_KEPT = 2 * len(METHODS)
@@ -505,19 +506,14 @@ def offer_downloads(
     originals = [_state.recall(method_task(question, name).key) for name in rows]
     st.subheader("Take it home", anchor=False)
     offers = (
-        ("All maps (PNG)", lambda: _methods_files.sheet(prepared, rows, look, sharing), "png",
-         "image/png"),
-        ("Measures (CSV)", lambda: _methods_files.measures(rows, judged, checked, index), "csv",
-         "text/csv"),
-        ("Scores (NPZ)", lambda: _methods_files.scores(originals), "npz",
-         "application/octet-stream"),
+        ("All maps (PNG)", "png", "image/png",
+         lambda: _methods_files.sheet(prepared, rows, look, sharing)),
+        ("Measures (CSV)", "csv", "text/csv",
+         lambda: _methods_files.measures(rows, judged, checked, index)),
+        ("Scores (NPZ)", "npz", "application/octet-stream",
+         lambda: _methods_files.scores(originals)),
     )
-    with st.container(horizontal=True):
-        for label, make, suffix, mime in offers:
-            st.download_button(
-                label, make, file_name(parts, suffix), mime, on_click="ignore",
-                icon=":material/download:", key=f"methods.download.{suffix}",
-            )
+    _downloads.buttons("methods", parts, offers)
 
 
 main()
