@@ -71,3 +71,16 @@ class BadTarget(CdamError):
         "bad-setting",
         "unsupported",
     )
+
+
+class BadRegion(CdamError):
+    """A part of a picture that is none."""
+
+    REASONS = ("wrong-type", "empty")
+
+
+class BadRecord(CdamError):
+    """A file of results that cannot be read, or not be computed again."""
+
+    REASONS = ("unreadable", "too-large", "unsafe", "damaged", "other-version", "needs-model",
+               "needs-image")  # fmt: skip

@@ -130,6 +130,7 @@ def explain(
     target: Target,
     method: str = "cdam",
     *,
+    fit: str = "pad",
     on_step: Callable[[int, int], None] | None = None,
     **settings: Any,
 ) -> Explanation:
@@ -141,6 +142,8 @@ def explain(
             last is the fast way to ask many questions about one image.
         target: class index | class name | ``Contrast`` | a list of these | ``ALL``.
         method: id in ``METHODS``.
+        fit: how a PIL image becomes the model's input: "pad" | "crop" | "stretch"; pixels and
+            encodings have been fitted before.
         on_step: called with (done, total) between the batches of methods that work in steps;
             raising in it cancels, and the error comes out of ``explain``. Others ignore it.
         **settings: of the method; see ``METHODS[method].settings``.
@@ -164,7 +167,7 @@ def explain(
     targets = resolve(model, target)
     # A caller's inference mode would forbid the gradients that the methods need.
     with torch.inference_mode(False):
-        given, content = _prepare(model, x, chosen)
+        given, content = _prepare(model, x, chosen, fit)
         progress = {"on_step": on_step} if chosen.steps else {}
         result = chosen.run(model, given, targets, **resolved, **progress)
     return Explanation(
@@ -194,7 +197,7 @@ def _method(name: str) -> Method:
 
 
 def _prepare(
-    model: VisionModel, x: Image.Image | Tensor | Encoding, method: Method
+    model: VisionModel, x: Image.Image | Tensor | Encoding, method: Method, fit: str
 ) -> tuple[Encoding | Tensor, np.ndarray]:
     """What the method is handed, and the (rows, cols) content of x."""
     if isinstance(x, Encoding):
@@ -206,7 +209,7 @@ def _prepare(
             )
         return x, x.content
     if isinstance(x, Image.Image):
-        fitted = model.fit(x)
+        fitted = model.fit(x, fit)
         pixels, content = model.normalise(fitted.image), model.content_patches(fitted)
     elif isinstance(x, Tensor):
         pixels, content = x, None

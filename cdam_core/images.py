@@ -81,6 +81,26 @@ def open_image(source: bytes | str | os.PathLike | BinaryIO,
         raise _refusal(error) from None
 
 
+def limit_side(image: Image.Image, side: int) -> Image.Image:
+    """The picture with its longer side at most ``side`` pixels (Lanczos), aspect ratio kept.
+
+    Args:
+        image: as ``open_image`` returns it.
+        side: in pixels.
+
+    Returns:
+        The picture itself where it is small enough, else a smaller copy whose ``info`` notes the
+        change in words, and ``side`` as "reduced_to".
+    """
+    if max(image.size) <= side:
+        return image
+    small = image.copy()
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    notes = [*image.info.get("notes", ()), f"reduced from {image.width} × {image.height} pixels"]
+    small.info = {"notes": notes, "reduced_to": side}
+    return small
+
+
 def digest(image: Image.Image) -> str:
     """SHA-256 (hex) of mode, size and every pixel: equal exactly when the pictures are equal."""
     width, height = image.size

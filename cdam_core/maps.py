@@ -60,6 +60,18 @@ def symmetric_scale(maps: Iterable[np.ndarray], quantile: float = 1.0) -> float:
     return scale if scale > 0 else float(values.max(initial=0.0)) or 1.0
 
 
+def counted(scores: np.ndarray, content: np.ndarray) -> np.ndarray:
+    """(T, n): scores (T, rows, cols) or (T, H, W) of what shows picture, padding left out.
+
+    Args:
+        scores: of patches or of pixels.
+        content: (rows, cols) bool, False on padded patches.
+    """
+    if scores.shape[1:] != content.shape:
+        content = to_map(content, scores.shape[1:]) > 0.5
+    return scores[:, content]
+
+
 def coverage(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """(rows, cols): the fraction of every patch that a mask (H, W) covers, 0 to 1."""
     resized = Image.fromarray(np.asarray(mask, np.float32))

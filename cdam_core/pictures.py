@@ -8,20 +8,23 @@ global state is not safe with several users.
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib import rcParams
+from matplotlib import get_data_path, rcParams
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font
 from PIL import Image
 from scipy import ndimage
 
-from cdam_core.maps import to_map
+from cdam_core.maps import counted, symmetric_scale, to_map
 from cdam_core.methods import METHODS
 
 if TYPE_CHECKING:
@@ -31,6 +34,9 @@ GREY_LOW, GREY_RANGE = 55, 0.55  # black becomes 55, white 195
 # Names inside an SVG would be random otherwise: the same result must give the same bytes.
 rcParams["svg.hashsalt"] = "cdam"
 
+COLOURED = 0.99  # share of the scores that the colours tell apart; the rest get the last colour
+VIEW_SIDE = 448  # pixels of a picture in files and on the screen, about
+FAINT = 0.08  # |score| / scale below which a patch gets no mark
 LEVELS = 511  # odd, so that exactly one colour is zero's
 
 
@@ -212,6 +218,62 @@ def draw(
     return overlay(image, score_map, scale, colours, opacity, content=content)
 
 
+def shared_scale(explanation: Explanation) -> float:
+    """The one scale of all maps of an explanation, from what shows picture rather than padding.
+
+    A few patches often hold scores far above all others; up to that scale alone, the rest would
+    look empty. Whoever draws with it says where colours end; see ``beyond_scale``.
+    """
+    return symmetric_scale([counted(explanation.scores, explanation.content)], COLOURED)
+
+
+def beyond_scale(explanation: Explanation, scale: float) -> str:
+    """What to say of the scores that lie beyond the scale; empty where none do."""
+    scores = counted(explanation.scores, explanation.content)
+    largest = scores.flat[np.abs(scores).argmax()]
+    if abs(largest) <= scale:
+        return ""
+    return f"1 % of the scores lie beyond ±{scale:.3g}, up to {largest:+.3g}"
+
+
+def view_zoom(input_size: Sequence[int]) -> int:
+    """How many times its own size a model's input is drawn; whole, so that patches stay sharp."""
+    return max(1, round(VIEW_SIDE / max(input_size)))
+
+
+def mark_negative(
+    picture: Image.Image, scores: np.ndarray, scale: float, content: np.ndarray | None = None
+) -> Image.Image:
+    """Put a minus sign on every patch with evidence against, for print without colours.
+
+    Opposite scores are equally dark, so black and white print needs this second cue.
+
+    Args:
+        picture: PIL RGB, as ``draw`` makes it.
+        scores: (rows, cols) per patch; of a pixel map, summed to patches.
+        scale: |score| at full colour; patches below ``FAINT`` of it stay unmarked.
+        content: (rows, cols) bool, False on padding, which stays unmarked.
+
+    Returns:
+        A marked copy.
+    """
+    marked = picture.convert("RGB")
+    pixels, grey = np.array(marked), np.asarray(marked.convert("L"), np.float32)
+    rows, cols = scores.shape
+    high, wide = picture.height / rows, picture.width / cols
+    against = scores < -FAINT * scale
+    if content is not None:
+        against &= content
+    for row, col in np.argwhere(against):
+        middle, half = (row + 0.5) * high, max(1.0, 0.07 * high) / 2
+        # To whole pixels by adding a half, for half a pixel would round to nothing.
+        top, bottom = int(middle - half + 0.5), max(int(middle + half + 0.5), int(middle) + 1)
+        left, right = int((col + 0.25) * wide), int((col + 0.75) * wide) + 1
+        is_dark = grey[top:bottom, left:right].mean() < 128
+        pixels[top:bottom, left:right] = 255 if is_dark else 0
+    return Image.fromarray(pixels)
+
+
 def panel(
     image: Image.Image,
     explanation: Explanation,
@@ -247,7 +309,7 @@ def panel(
     _colour_bar(figure, axes, explanation, scale, palette, scale_note)
     stamp = "  ·  SIMULATED DATA" if explanation.simulated else ""
     title = f"{METHODS[explanation.method].label}  ·  model {explanation.model_id}{stamp}"
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(_literal(title), fontsize=11)
     buffer = io.BytesIO()
     figure.savefig(buffer, format=file_format, metadata=_metadata(file_format))
     return buffer.getvalue()
@@ -262,6 +324,7 @@ def sheet(
     smooth: bool = False,
     outlines: Image.Image | None = None,
     scale_note: str = "",
+    file_format: str = "png",
 ) -> bytes:
     """Many methods on one sheet: a line per method, a column per target, a scale under each map.
 
@@ -272,27 +335,86 @@ def sheet(
         palette, opacity, smooth: as in ``draw``.
         outlines: RGBA layer of the image's size to put on everything; see ``outline_layer``.
         scale_note: what to say of the scales.
+        file_format: "png" | "svg" | "pdf".
 
     Returns:
-        The bytes of a PNG. Methods, targets, values, model and scales are printed on it.
+        The file's bytes. Methods, targets, values, model and scales are printed on it.
     """
-    first = explanations[0]
-    shape = (len(explanations), 1 + len(first.labels))
-    figure = Figure(figsize=(2.5 * shape[1] + 0.3, 2.95 * shape[0] + 0.8), dpi=130)
-    figure.set_layout_engine("constrained", h_pad=0.06, w_pad=0.06)
-    lines = figure.subplots(*shape, squeeze=False)
-    for axes, explanation, ends in zip(lines, explanations, scales, strict=True):
-        _show(axes[0], _with(outlines, image), METHODS[explanation.method].label)
-        for index, (axis, scale) in enumerate(zip(axes[1:], ends, strict=True)):
+    lines = []
+    for explanation, ends in zip(explanations, scales, strict=True):
+        line = [Tile(_with(outlines, image), METHODS[explanation.method].label)]
+        for index, scale in enumerate(ends):
             picture = draw(image, explanation, index, scale, palette, opacity, smooth)
             title = f"{explanation.labels[index]}, value {explanation.values[index]:+.2f}"
-            _show(axis, _with(outlines, picture), title)
-            _small_scale(axis, scale, palette_for(explanation.method, palette))
-    stamp = "  ·  SIMULATED DATA" if first.simulated else ""
-    figure.suptitle(f"Model {first.model_id}{stamp}\n{scale_note}".rstrip(), fontsize=11)
+            line.append(map_tile(_with(outlines, picture), explanation, scale, title, palette))
+        lines.append(line)
+    first = explanations[0]
+    return tiles(lines, f"Model {first.model_id}", first.simulated, scale_note, file_format)
+
+
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """One picture of a sheet.
+
+    Attributes:
+        picture: PIL RGB.
+        title: printed above it.
+        scale: |score| at full colour, printed under it with a bar; None: it is no map.
+        palette: of the bar.
+    """
+
+    picture: Image.Image
+    title: str
+    scale: float | None = None
+    palette: Palette | None = None
+
+
+def map_tile(
+    picture: Image.Image, explanation: Explanation, scale: float, title: str,
+    palette: str = DEFAULT_PALETTE,
+) -> Tile:  # fmt: skip
+    """A drawn map with its scale."""
+    return Tile(picture, title, scale, palette_for(explanation.method, palette))
+
+
+def tiles(
+    lines: Sequence[Sequence[Tile | None]],
+    title: str,
+    simulated: bool,
+    note: str = "",
+    file_format: str = "png",
+) -> bytes:
+    """Lines of pictures as one file; every map has a bar with its ends under it.
+
+    Args:
+        lines: of pictures; None leaves a place empty, and short lines end early.
+        title: printed above everything, with the stamp of simulated data where due.
+        simulated: whether the model was trained on simulated data.
+        note: a second line of the title.
+        file_format: "png" | "svg" | "pdf".
+    """
+    shape = (len(lines), max(map(len, lines)))
+    figure = Figure(figsize=(2.5 * shape[1] + 0.3, 2.95 * shape[0] + 0.8), dpi=130)
+    figure.set_layout_engine("constrained", h_pad=0.06, w_pad=0.06)
+    for axes, line in zip(figure.subplots(*shape, squeeze=False), lines, strict=True):
+        for index, axis in enumerate(axes):
+            tile = line[index] if index < len(line) else None
+            if tile is None:
+                axis.set_axis_off()
+                continue
+            _show(axis, tile.picture, textwrap.fill(tile.title, 34))
+            if tile.scale is not None:
+                _small_scale(axis, tile.scale, tile.palette)
+    stamp = "  ·  SIMULATED DATA" if simulated else ""
+    figure.suptitle(_literal(f"{title}{stamp}\n{note}".rstrip()), fontsize=11)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    figure.savefig(buffer, format=file_format, metadata=_metadata(file_format))
     return buffer.getvalue()
+
+
+def scale_ends(scale: float, palette: Palette) -> tuple[str, str]:
+    """The ends of a colour scale as text."""
+    return (f"−{scale:.2g}", f"+{scale:.2g}") if palette.signed else ("0", f"{scale:.2g}")
 
 
 def _small_scale(axis, scale: float, palette: Palette) -> None:
@@ -300,8 +422,7 @@ def _small_scale(axis, scale: float, palette: Palette) -> None:
     bar = axis.inset_axes((0.0, -0.09, 1.0, 0.05))
     bar.imshow(legend(scale, palette), aspect="auto")
     bar.set_axis_off()
-    ends = (f"−{scale:.2g}", f"+{scale:.2g}") if palette.signed else ("0", f"{scale:.2g}")
-    for place, end in zip((0.0, 1.0), ends, strict=True):
+    for place, end in zip((0.0, 1.0), scale_ends(scale, palette), strict=True):
         axis.text(place, -0.105, end, transform=axis.transAxes, fontsize=8, va="top",
                   ha="left" if place == 0 else "right")  # fmt: skip
 
@@ -322,7 +443,23 @@ def _show(axis, picture: Image.Image, title: str) -> None:
 
 def _literal(text: str) -> str:
     """Class names are text, not formulas."""
-    return text.replace("$", r"\$")
+    return printable(text).replace("$", r"\$")
+
+
+def font_file(bold: bool = False) -> Path:
+    """The font of figures and reports, which knows most alphabets; it comes with matplotlib."""
+    return Path(get_data_path()) / "fonts" / "ttf" / f"DejaVuSans{'-Bold' if bold else ''}.ttf"
+
+
+@cache
+def _known_characters() -> frozenset[int]:
+    return frozenset(get_font(str(font_file())).get_charmap())
+
+
+def printable(text: str) -> str:
+    """Text with an empty box for every character that the font lacks, such as Chinese ones."""
+    known = _known_characters()
+    return "".join(c if ord(c) in known or c == "\n" else "□" for c in text)
 
 
 def _colour_bar(figure, axes, explanation, scale, palette, note) -> None:
@@ -333,7 +470,8 @@ def _colour_bar(figure, axes, explanation, scale, palette, note) -> None:
     bar.set_ticks([low, 0, scale] if colours.signed else [0, scale])
     ends = [f"{low:+.3g} (against)", "0", f"{scale:+.3g} (for)"]
     bar.set_ticklabels(ends if colours.signed else ["0", f"{scale:.3g}"])
-    bar.set_label(f"score per patch{', ' + note if note else ''}", fontsize=9)
+    unit = "patch" if explanation.scores.shape[1:] == explanation.grid else "pixel"
+    bar.set_label(f"score per {unit}{', ' + note if note else ''}", fontsize=9)
 
 
 def _metadata(file_format: str) -> dict[str, None] | None:

@@ -16,10 +16,11 @@ ROOT = Path(__file__).parent.parent
 # The data flow, first to last; a module imports only what stands before it.
 ORDER = ("errors", "assets", "files", "images", "late_vit", "bank", "last_block", "layouts",
          "checkpoints", "hub", "models",
-         "concepts", "targets", "methods", "maps", "pictures", "explanation", "benchmarks",
-         "sanity")
+         "concepts", "targets", "methods", "maps", "regions", "pictures", "explanation",
+         "benchmarks", "sanity", "mechanism", "provenance", "series", "sheets", "report")
 # Beside the data flow: these may import it, and it never imports them.
-BESIDE = ("scenes", "nodules", "dicom", "training", "catalogue", "head", "training_head")
+BESIDE = ("scenes", "nodules", "dicom", "training", "catalogue", "head", "training_head",
+          "commands")
 ENTRIES = ("__init__", "__main__")  # see everything
 HOOKS = re.compile(r"register_\w*hook")
 GLOBAL_SWITCHES = {"torch.set_grad_enabled", "torch.set_default_dtype", "torch.manual_seed",
