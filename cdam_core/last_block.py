@@ -373,6 +373,61 @@ def _weighted_values(sets: TokenSets, weight_v: Tensor, weights: Tensor, pulls: 
     return weighted @ pulls.flatten(2).transpose(1, 2)
 
 
+def relevance_by_head(
+    module: nn.Module, class_rows: Tensor, sets: TokenSets, directions: Directions
+) -> tuple[ClassAttention, Tensor, Tensor]:
+    """R^h, what every token would say per unit of attention in every head, by path.
+
+    The factor beside A^h in ``closed_form_evidence``,
+
+        R^h_i = V'^h_i . J^h  +  kappa^h_i (V^h_i - Z^h) . J^h   (value path + key path),
+
+    from the formula, never as a quotient: it is as exact where the attention is tiny.
+
+    Args:
+        module: timm ViT for which ``is_plain`` holds.
+        class_rows: (B, d) residual stream of the class token entering the last block.
+        sets: B sets of tokens T.
+        directions: what is explained.
+
+    Returns:
+        The attention; and (B, C, H, M) relevance of the value path and of the key path, signed, in
+        units of the value per unit of attention.
+    """
+    attn = module.blocks[-1].attn
+    with torch.no_grad():
+        seen = class_attention(attn, sets)
+        _, pulls = _pull_back(module, class_rows, seen.mixed, directions)
+        weight_v, bias_v = _split_heads(attn, attn.qkv.weight)[2], _biases(attn)[2]
+        back = torch.einsum("bche,hed->bchd", pulls, weight_v)
+        by_value = sets.dot_base(back.flatten(1, 2)).unflatten(1, back.shape[1:3])
+        by_value = by_value * sets.factors[..., None]
+        offset = torch.einsum("bche,bhe->bch", pulls, seen.mixed - bias_v)
+        by_key = seen.pull[:, None] * (by_value - offset[..., None])
+    return seen, by_value, by_key
+
+
+def values_without_patches(module: nn.Module, tokens: Tensor, normed: Tensor, prefix: int,
+                           directions: Directions) -> Tensor:  # fmt: skip
+    """The values when the class token cannot see the patches in the last block.
+
+    Leaving the patches out of the block is the same as giving them no attention: the prefix tokens
+    share all of it. Works for any kind of block.
+
+    Args:
+        module: timm ViT.
+        tokens: (B, M, d) residual stream entering the last block.
+        normed: (B, M, d) tokens T.
+        prefix: number of prefix tokens; these stay.
+        directions: what is explained.
+
+    Returns:
+        (B, C) values.
+    """
+    with torch.no_grad():
+        return directions.values(*answers(module, tokens[:, :prefix], normed[:, :prefix]))
+
+
 def autograd_evidence(
     module: nn.Module, tokens: Tensor, normed: Tensor, directions: Directions
 ) -> Evidence:
