@@ -12,7 +12,7 @@ from cdam_core.late_vit import LateClassTokenViT
 from cdam_core.scenes import card as cards
 from cdam_core.scenes import training
 from cdam_core.scenes.classes import CLASS_NAMES
-from cdam_core.scenes.generator import Scene
+from cdam_core.scenes.generator import MixedScenes, Scene
 from cdam_core.scenes.tokens import TokenStore, produce, to_labels, to_pixels
 from cdam_core.scenes.training import Settings, Trainer
 
@@ -119,6 +119,30 @@ def test_joined_scenes_carry_both_labels():
     torch.testing.assert_close(joined[:, 9:], tokens[2:, 1:])
 
 
+def test_a_batch_holds_scenes_of_one_side_and_in_time_of_every_side(tmp_path):
+    small, large = store(tmp_path / "small"), TokenStore(tmp_path / "large", 32, 26, 24)
+    large.add(torch.zeros(32, 26, 24), np.zeros((32, len(CLASS_NAMES)), np.uint8))
+    rng = np.random.default_rng(0)
+    rows = [training.draw_batch([small, large], rng, 8)[0].shape[1] for _ in range(200)]
+    assert set(rows) == {N_TOKENS, 26}
+    assert abs(rows.count(26) / 200 - 1 / 3) < 0.1  # the large store holds a third of the scenes
+
+
+def test_training_scenes_are_mixed_by_their_share():
+    class Source:
+        def __init__(self, name):
+            self.name = name
+
+        def scene(self):
+            return self.name
+
+    mixed = MixedScenes({Source("crowded"): 0.25, Source("plain"): 0.75}, seed=1)
+    drawn = [mixed.scene() for _ in range(400)]
+    assert abs(drawn.count("plain") / 400 - 0.75) < 0.06
+    again = MixedScenes({Source("crowded"): 0.25, Source("plain"): 0.75}, seed=1)
+    assert drawn == [again.scene() for _ in range(400)]
+
+
 def test_training_learns_and_leaves_the_backbone_alone(tmp_path):
     model = tiny()
     before = {name: value.clone() for name, value in model.backbone_state().items()}
@@ -191,6 +215,7 @@ def test_a_new_model_starts_on_the_committed_backbone():
 
 @pytest.mark.parametrize("arguments", [
     ["--steps", "0"], ["--side", "100"], ["--trained-blocks", "3"], ["--token-drop", "1"],
+    ["--plain-share", "1.5"],
     ["--resume", "no-such-card.json"], ["--batch", "1"],
 ])
 def test_wrong_arguments_end_with_one_line(arguments, capsys):

@@ -54,6 +54,9 @@ TRAINING = Recipe()
 # The scenes on which quality is stated: two objects, hardly touching, mild changes of style.
 MEASURED = Recipe(counts=(0, 1), size=(40 / 112, 60 / 112), max_overlap=0.05, min_area=0.024,
                   style="mild", kinds=(("plain", 1.0),), standard_only=True)
+# To train on beside TRAINING: the measured kind within wider limits.
+PLAIN = replace(MEASURED, counts=(0.12, 0.66, 0.16, 0.06), size=(0.3, 0.6), single_size=(0.35, 0.8),
+                max_overlap=0.1, min_area=0.015, min_inside=0.85)
 
 
 @dataclass(frozen=True)
@@ -245,6 +248,23 @@ class SceneGenerator:
             image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.8) * self.side / 112))
         grain = rng.normal(0, rng.uniform(0, 6), (self.side, self.side, 3))
         return np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8)
+
+
+class MixedScenes:
+    """Scenes of several generators, one drawn by chance for every scene.
+
+    Args:
+        generators: generator -> its share of the scenes; shares sum to 1.
+        seed: of the draws.
+    """
+
+    def __init__(self, generators: dict[SceneGenerator, float], seed: int):
+        self.generators, self.shares = list(generators), list(generators.values())
+        self.rng = np.random.default_rng([seed, 1])
+
+    def scene(self) -> Scene:
+        """The next scene."""
+        return self.generators[self.rng.choice(len(self.generators), p=self.shares)].scene()
 
 
 def of_sets(sprites: dict[str, list[Sprite]], set_ids) -> dict[str, list[Sprite]]:

@@ -29,7 +29,7 @@ from cdam_core.late_vit import PATCH_SIZE, LateClassTokenViT
 from cdam_core.scenes import card as cards
 from cdam_core.scenes import drawings
 from cdam_core.scenes.classes import CLASS_NAMES
-from cdam_core.scenes.generator import TRAINING, SceneGenerator
+from cdam_core.scenes.generator import PLAIN, TRAINING, MixedScenes, SceneGenerator
 from cdam_core.scenes.tokens import TokenStore, produce
 
 HEAD_BIAS = -3.0  # logit of a class's rough share of the scenes: training starts calm
@@ -50,7 +50,10 @@ class Settings:
         average: decay of the moving average of the weights, which is what is kept.
         token_drop: largest share of patch tokens left out of a step.
         join_share: share of the steps that join scenes in pairs, under both scenes' labels.
-        capacity: scenes that each producer's store holds (200 kB each at 224 px).
+        plain_share: share of the scenes composed as the measured ones are, within wider limits; the
+            others are more crowded and changed in style.
+        capacity: scenes that each producer's store holds (200 kB each at 224 px,
+            440 kB at 336 px).
         producers: processes that compose and encode; 0 trains on what is stored.
         seed: of scenes and weights.
     """
@@ -65,6 +68,7 @@ class Settings:
     average: float = 0.998
     token_drop: float = 0.2
     join_share: float = 0.0
+    plain_share: float = 0.5
     capacity: int = 25_000
     producers: int = 2
     seed: int = 0
@@ -107,7 +111,14 @@ def count_tokens(side: int) -> int:
 
 
 def draw_batch(stores: list[TokenStore], rng, count: int) -> tuple[Tensor, Tensor]:
-    """Random scenes from all stores: tokens (B, 1 + N, d) fp16 and labels (B, classes)."""
+    """Random scenes of one side: tokens (B, 1 + N, d) fp16 and labels (B, classes).
+
+    The side is drawn by chance too, in proportion to the scenes stored of it.
+    """
+    sizes = np.array([len(store) for store in stores])
+    tokens_of = [store.tokens.shape[1] for store in stores]
+    chosen = tokens_of[rng.choice(len(stores), p=sizes / sizes.sum())]
+    stores = [store for store, own in zip(stores, tokens_of, strict=True) if own == chosen]
     sizes = np.array([len(store) for store in stores])
     tokens, labels = [], []
     for store, size, share in zip(stores, sizes, rng.multinomial(count, sizes / sizes.sum()),
@@ -214,14 +225,23 @@ def producer_seed(settings: Settings, index: int, moved_on: int) -> int:
     return int(sequence.generate_state(1)[0])
 
 
+def training_scenes(sprites, settings: Settings, seed: int) -> MixedScenes:
+    """The source of training scenes, as the recipe mixes it."""
+    crowded = SceneGenerator(sprites, TRAINING, settings.side, seed)
+    plain = SceneGenerator(sprites, PLAIN, settings.side, seed + 1)
+    share = settings.plain_share
+    return MixedScenes({crowded: 1 - share, plain: share}, seed)
+
+
 def run_producer(settings: Settings, cache: Path, work: Path, index: int, moved_on: int) -> None:
     """Body of a producer process; ends with its parent."""
     os.nice(NICE)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    generator = SceneGenerator(load_sprites(cache, work), TRAINING, settings.side,
-                               producer_seed(settings, index, moved_on))
-    store = TokenStore(work / f"tokens-{index}", settings.capacity, count_tokens(settings.side))
+    generator = training_scenes(load_sprites(cache, work), settings,
+                                producer_seed(settings, index, moved_on))
+    store = TokenStore(work / f"tokens-{settings.side}-{index}", settings.capacity,
+                       count_tokens(settings.side))
     produce(new_model(settings).eval(), generator, store)
 
 
@@ -244,21 +264,23 @@ def start_producers(settings: Settings, cache: Path, work: Path, moved_on: int) 
     return processes
 
 
-def open_stores(work: Path, side: int) -> list[TokenStore]:
-    """Every store in the work folder that already holds scenes of this side."""
+def open_stores(work: Path) -> list[TokenStore]:
+    """Every store in the work folder that already holds scenes, of whatever side.
+
+    The trained block has no positions of its own, so scenes of any side train it.
+    """
     stores = [TokenStore(path.parent) for path in sorted(work.glob("*/written.npy"))]
-    return [store for store in stores
-            if len(store) and store.tokens.shape[1] == count_tokens(side)]
+    return [store for store in stores if len(store)]
 
 
-def wait_for_scenes(work: Path, side: int, processes: list) -> list[TokenStore]:
+def wait_for_scenes(work: Path, processes: list) -> list[TokenStore]:
     """Block until there is enough to train on.
 
     Raises:
         SystemExit: if nothing is stored and nobody produces, or a producer died.
     """
     while True:
-        stores = open_stores(work, side)
+        stores = open_stores(work)
         enough = sum(map(len, stores)) >= ENOUGH and len(stores) >= len(processes)
         if enough or (stores and not processes):
             return stores
@@ -293,9 +315,9 @@ def train(settings: Settings, cache: Path, work: Path, out: Path, resume: Path |
     if resume is not None:
         seen_before = cards.load_trained(resume, model)["images_seen"]
         # What an interrupted run has left in the work folder is counted on its card already.
-        stored_before = sum(store.written for store in open_stores(work, settings.side))
+        stored_before = sum(store.written for store in open_stores(work))
     processes = start_producers(settings, cache, work, seen_before)
-    trainer = Trainer(model, settings, wait_for_scenes(work, settings.side, processes))
+    trainer = Trainer(model, settings, wait_for_scenes(work, processes))
     clock = time.monotonic()
 
     def checkpoint() -> None:
@@ -371,8 +393,9 @@ def check(settings: Settings, args: argparse.Namespace) -> str | None:
         return f"--side must be a multiple of {PATCH_SIZE}, at least {4 * PATCH_SIZE}"
     if settings.trained_blocks not in (1, 2):
         return "--trained-blocks must be 1 or 2"
-    if not (0 <= settings.token_drop < 1 and 0 <= settings.join_share <= 1):
-        return "--token-drop and --join-share are shares between 0 and 1"
+    shares = (settings.token_drop, settings.join_share, settings.plain_share)
+    if not all(0 <= share <= 1 for share in shares) or settings.token_drop == 1:
+        return "--token-drop, --join-share and --plain-share are shares between 0 and 1"
     if args.resume is not None and not args.resume.is_file():
         return "--resume found no model card there"
     return None
