@@ -13,11 +13,21 @@ The data flow is the order of the modules: images, models, targets, methods, map
 __version__ = "0.1.0"
 
 from cdam_core.concepts import Concept, build_concept, load_concept
-from cdam_core.errors import BadCheckpoint, BadConcept, BadImage, BadTarget, CdamError
+from cdam_core.errors import (
+    BadCheckpoint,
+    BadConcept,
+    BadImage,
+    BadRecord,
+    BadRegion,
+    BadTarget,
+    CdamError,
+)
 from cdam_core.explanation import Explanation, explain
-from cdam_core.images import open_image
+from cdam_core.images import limit_side, open_image
 from cdam_core.methods import METHODS
 from cdam_core.models import MODELS, Encoding, VisionModel, load_model, wrap
+from cdam_core.regions import Region
+from cdam_core.replaying import replay
 from cdam_core.targets import ALL, Contrast
 
 __all__ = [
@@ -27,17 +37,22 @@ __all__ = [
     "BadCheckpoint",
     "BadConcept",
     "BadImage",
+    "BadRecord",
+    "BadRegion",
     "BadTarget",
     "CdamError",
     "Concept",
     "Contrast",
     "Encoding",
     "Explanation",
+    "Region",
     "VisionModel",
     "build_concept",
     "explain",
+    "limit_side",
     "load_concept",
     "load_model",
     "open_image",
+    "replay",
     "wrap",
 ]

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cdam_core.concepts import Concept
 from cdam_core.errors import BadImage, BadTarget
 from cdam_core.methods import METHODS, Method
 from cdam_core.models import Encoding, VisionModel
@@ -40,6 +41,7 @@ class Explanation:
         simulated: True where the model was trained on simulated data.
         seconds: time the method took, encoding included where ``explain`` did it.
         versions: of this library, torch and timm.
+        concepts: those among the targets, each once.
     """
 
     scores: np.ndarray
@@ -55,6 +57,7 @@ class Explanation:
     simulated: bool
     seconds: float
     versions: Mapping[str, str]
+    concepts: tuple[Concept, ...] = ()
 
     def provenance(self) -> dict[str, Any]:
         """What made the scores, JSON-able."""
@@ -102,7 +105,7 @@ class Explanation:
                     [
                         self.model_id,
                         self.method,
-                        _as_text(label),
+                        as_text(label),
                         repr(float(value)),
                         row,
                         col,
@@ -119,7 +122,7 @@ def _unit(target: Mapping[str, Any]) -> str:
     return "logit" if one["kind"] == "class" else f"{one['similarity']} similarity"
 
 
-def _as_text(cell: str) -> str:
+def as_text(cell: str) -> str:
     """Keep a spreadsheet from reading a class name as a formula."""
     return f"'{cell}" if cell[:1] in "=+-@\t\r" else cell
 
@@ -184,6 +187,7 @@ def explain(
         simulated=model.simulated,
         seconds=time.perf_counter() - started,
         versions=_versions(),
+        concepts=targets.concepts,
     )
 
 
