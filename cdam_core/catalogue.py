@@ -9,12 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import timm
-import torch
 from huggingface_hub import scan_cache_dir
 from huggingface_hub.errors import CacheNotFound
 
-from cdam_core import checkpoints, hub, models
+from cdam_core import architectures, checkpoints, hub, models
 from cdam_core.assets import assets_dir
 from cdam_core.errors import BadCheckpoint
 
@@ -107,7 +105,7 @@ def _card(path: Path) -> dict:
 def _entry_of_file(source: str, place: str, path: Path) -> Entry:
     try:
         found = checkpoints.recognise(path)
-        models._require_class_token(found.module)
+        architectures.find(found.module)
     except BadCheckpoint as error:
         return Entry(source, place, str(error), False)
     except OSError as error:
@@ -160,22 +158,8 @@ def _cached(repository: str, weights: list[Path]) -> Iterator[Entry]:
     if not weights:
         yield Entry(source, "cache", "The cache holds no weights of it.", False)
         return
-    reason = why_not(name)
+    reason = architectures.why_not_by_name(name)
     yield Entry(source, "cache", reason or "pretrained weights in the hub's cache", not reason)
-
-
-def why_not(name: str) -> str | None:
-    """Why a timm architecture cannot be explained, in one sentence; None: it can."""
-    if not timm.is_model(name):
-        return "The installed timm does not know this architecture."
-    try:
-        with torch.device("meta"):
-            models._require_class_token(timm.create_model(name, pretrained=False))
-    except BadCheckpoint as error:
-        return str(error)
-    except Exception as error:  # architectures that need more than a name raise their own errors
-        return f"timm could not build this architecture ({type(error).__name__})."
-    return None
 
 
 def hub_status(timeout: float = 3.0) -> tuple[bool, str]:

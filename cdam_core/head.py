@@ -240,7 +240,7 @@ def with_head(
     module._modules = {**module._modules, "head": linear}
     module.num_classes = count
     return wrap(module, class_names, model.mean, model.std, model_id=model_id,
-                input_size=model.input_size)  # fmt: skip
+                input_size=model.input_size, pool=model.pool)  # fmt: skip
 
 
 # ---- writing -------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ arXiv 2312.02364): B sets of tokens, M = P + N tokens (P prefix), d features, H 
 features, C explained values.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,6 +19,7 @@ from timm.layers import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
+from cdam_core.architectures import answers, find
 from cdam_core.errors import BadTarget
 
 PATHS = ("both", "value", "key")
@@ -131,6 +131,9 @@ def is_plain(module: nn.Module) -> bool:
     True for timm's own ``Block`` with timm's own ``Attention``, without query, key or output
     normalisation or gate, read by a linear head from one class token.
     """
+    place = find(module, module.global_pool)
+    if not place.is_last_of_blocks or module.global_pool != "token":
+        return False
     block, attn = module.blocks[-1], getattr(module.blocks[-1], "attn", None)
     if type(block) is not Block or type(attn) is not Attention or attn.gate is not None:
         return False
@@ -140,38 +143,6 @@ def is_plain(module: nn.Module) -> bool:
 
 
 # ---- forward ------------------------------------------------------------------------------------
-
-
-def answers(module: nn.Module, tokens: Tensor, normed: Tensor) -> tuple[Tensor, Tensor]:
-    """The last block, the final norm and the head, with the attention fed by ``normed``.
-
-    The block's own forward runs on a shallow copy of it whose ``norm1`` hands out ``normed``:
-    whatever kind of block it is, its own computation is honoured.
-
-    Args:
-        module: timm ViT.
-        tokens: (B, M, d) residual stream entering the last block.
-        normed: (B, M, d) tokens fed to its attention; a graph through them is kept.
-
-    Returns:
-        latents (B, d), the [CLS] row after the final norm, and logits (B, classes); without a
-        head the logits are the latents.
-    """
-    block = copy.copy(module.blocks[-1])
-    block._modules = {**block._modules, "norm1": _HandOut(normed)}
-    features = module.norm(block(tokens))
-    return module.forward_head(features, pre_logits=True), module.forward_head(features)
-
-
-class _HandOut(nn.Module):
-    """Returns a given tensor, whatever comes in."""
-
-    def __init__(self, value: Tensor):
-        super().__init__()
-        self.value = value
-
-    def forward(self, _: Tensor) -> Tensor:
-        return self.value
 
 
 def latent_of(module: nn.Module, class_rows: Tensor, mixed: Tensor) -> Tensor:
@@ -429,22 +400,27 @@ def values_without_patches(module: nn.Module, tokens: Tensor, normed: Tensor, pr
 
 
 def autograd_evidence(
-    module: nn.Module, tokens: Tensor, normed: Tensor, directions: Directions
+    module: nn.Module,
+    tokens: Tensor,
+    normed: Tensor,
+    directions: Directions,
+    grid: tuple[int, int] | None = None,
 ) -> Evidence:
     """The same by autograd through the whole last block, for any kind of block.
 
     Args:
-        module: timm ViT.
-        tokens: (B, M, d) residual stream entering the last block.
+        module: a network that ``architectures.find`` accepts.
+        tokens: (B, M, d) residual stream entering the last attention's norm.
         normed: (B, M, d) tokens T.
         directions: what is explained.
+        grid: (rows, cols) of the patches; None: that of the module's own input size.
 
     Returns:
         ``Evidence`` whose ``query`` is zero: the class token's share is in its row of ``tokens``.
     """
     with torch.enable_grad():
         leaf = normed.detach().clone().requires_grad_(True)
-        values = directions.values(*answers(module, tokens, leaf))
+        values = directions.values(*answers(module, tokens, leaf, grid))
         each = [
             torch.autograd.grad(values[:, c].sum(), leaf, retain_graph=True)[0]
             for c in range(values.shape[1])

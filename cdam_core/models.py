@@ -1,12 +1,13 @@
-"""From pixels to the tokens entering the last block: the only module that knows timm.
+"""From pixels to the tokens entering the last block, and from names to models.
 
 ``wrap`` adapts a timm ViT that reads its answer from a class token; ``load_model`` finds one by
 name. A ``VisionModel`` is read by many threads at once, so nothing is ever stored on it: no hooks,
-no gradients, no caches. What the methods need of the last block is computed functionally, from
-``Encoding``, the tokens that enter it.
+no gradients, no caches. Where its last block is, ``architectures`` knows; what the methods need of
+it is computed functionally, from ``Encoding``, the tokens that enter it.
 """
 
 import copy
+import dataclasses
 import difflib
 import hashlib
 import json
@@ -24,7 +25,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cdam_core import checkpoints, hub
+from cdam_core import architectures, checkpoints, hub
+from cdam_core.architectures import answers
 from cdam_core.assets import assets_dir
 from cdam_core.bank import EmbeddingBank
 from cdam_core.errors import BadCheckpoint, BadImage, BadTarget
@@ -33,7 +35,6 @@ from cdam_core.last_block import (
     Directions,
     LinearDirections,
     TokenSets,
-    answers,
     autograd_evidence,
     closed_form_evidence,
     is_plain,
@@ -74,6 +75,9 @@ class VisionModel:
         class_names: names of the head's outputs; empty for a backbone without a head.
         mean, std: per-channel normalisation of pixels in [0, 1].
         input_size: (height, width) in pixels that ``preprocess`` produces.
+        patch_size: (height, width) in pixels of what one patch token stands for.
+        pool: how the answer is read: "token", from the class token, or "avg", from the average of
+            all patches, which only ``POOLED_METHODS`` and the gradient methods explain.
         closed_form: True where the closed form of CDAM applies (see ``methods.cdam``).
         bank: embeddings of the training data, or None; tells an unfamiliar picture.
         simulated: True for a model of simulated data; pictures and reports are stamped.
@@ -85,16 +89,13 @@ class VisionModel:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     input_size: tuple[int, int]
+    patch_size: tuple[int, int]
+    pool: str
     closed_form: bool
     bank: EmbeddingBank | None = None
     simulated: bool = False
 
     # ---- geometry -------------------------------------------------------------------------------
-
-    @property
-    def patch_size(self) -> tuple[int, int]:
-        """(height, width) of a patch in pixels."""
-        return tuple(self.module.patch_embed.patch_size)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -104,7 +105,7 @@ class VisionModel:
     @property
     def num_prefix_tokens(self) -> int:
         """Tokens before the patches: the class token and any registers."""
-        return self.module.num_prefix_tokens
+        return architectures.find(self.module, self.pool).prefix
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -169,7 +170,7 @@ class VisionModel:
         """
         pixels = self.check_pixels(pixels, single=True)
         with torch.inference_mode(False), torch.no_grad():
-            tokens = self._tokens_entering_last_block(pixels)
+            tokens = architectures.tokens_entering(self.module, pixels)
         grid = self.grid_of(pixels.shape[-2:])
         content = np.ones(grid, bool) if content is None else np.asarray(content, bool)
         return Encoding(tokens, grid, content)
@@ -191,8 +192,9 @@ class VisionModel:
     def embed(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) pixels to (B, d) latents l: the [CLS] row after the final norm."""
         with torch.no_grad():
-            tokens = self._tokens_entering_last_block(self.check_pixels(pixels))
-        return self._answers(tokens)[0]
+            pixels = self.check_pixels(pixels)
+            tokens = architectures.tokens_entering(self.module, pixels)
+        return self._answers(tokens, self.grid_of(pixels.shape[-2:]))[0]
 
     def logits(self, encoding: Encoding) -> Tensor:
         """(C,) class scores of an encoded image.
@@ -201,11 +203,11 @@ class VisionModel:
             BadTarget: "no-head" for a backbone without a classifier.
         """
         self.require_head()
-        return self._answers(encoding.tokens)[1][0]
+        return self._answers(encoding.tokens, encoding.grid)[1][0]
 
     def values(self, encoding: Encoding, directions: Directions) -> Tensor:
         """(C,) explained values of an encoded image."""
-        return directions.values(*self._answers(encoding.tokens))[0]
+        return directions.values(*self._answers(encoding.tokens, encoding.grid))[0]
 
     def require_head(self) -> None:
         """Raise ``BadTarget`` if the model has no classifier."""
@@ -220,31 +222,22 @@ class VisionModel:
         """Is the image far from what the model was trained on? None: not known for this model."""
         if self.bank is None:
             return None
-        latents, _ = self._answers(encoding.tokens)
+        latents, _ = self._answers(encoding.tokens, encoding.grid)
         return bool(self.bank.is_unfamiliar(latents[0].float().cpu().numpy()))
 
     def last_norm(self, tokens: Tensor) -> Tensor:
         """T: tokens (B, M, d) entering the last block, after its first LayerNorm."""
-        return self.module.blocks[-1].norm1(tokens)
+        return architectures.normed(self.module, tokens)
 
-    def _answers(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def _answers(self, tokens: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Latents (B, d) and logits (B, C) of tokens (B, M, d) entering the last block."""
         with torch.no_grad():
             normed = self.last_norm(tokens)
             if self.closed_form:
                 return plain_answers(self.module, tokens[:, 0], TokenSets.of(normed))
-            return answers(self.module, tokens, normed)
+            return answers(self.module, tokens, normed, grid)
 
     # ---- internals ------------------------------------------------------------------------------
-
-    def _tokens_entering_last_block(self, pixels: Tensor) -> Tensor:
-        module = self.module
-        tokens = module.norm_pre(module.patch_drop(module._pos_embed(module.patch_embed(pixels))))
-        for block in module.blocks[:-1]:
-            tokens = block(tokens)
-        if isinstance(module, LateClassTokenViT):
-            tokens = module.join_class_token(tokens)
-        return tokens
 
     def check_pixels(self, pixels: Tensor, single: bool = False) -> Tensor:
         """Pixels on the model's device and in its dtype.
@@ -270,7 +263,7 @@ class VisionModel:
                 "or use embed for many.",
             )
         size = tuple(pixels.shape[-2:])
-        if self.module.dynamic_img_size:
+        if architectures.takes_any_size(self.module):
             fits = all(
                 side >= patch and side % patch == 0
                 for side, patch in zip(size, self.patch_size, strict=True)
@@ -302,6 +295,7 @@ def wrap(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     *,
+    pool: str | None = None,
     model_id: str = "custom",
     input_size: tuple[int, int] | None = None,
     bank: EmbeddingBank | None = None,
@@ -315,9 +309,12 @@ def wrap(
     methods use autograd.
 
     Args:
-        module: timm ``VisionTransformer`` or a subclass, with a class token.
+        module: a network of timm with a class token; see ``architectures`` and docs/models.md.
         class_names: one name per output; None: "class 0", "class 1", ...
         mean, std: normalisation; None: the module's ``pretrained_cfg``, else ImageNet's.
+        pool: "token" reads the class token of a backbone without a head that averages its patches
+            by default (DINOv3); "avg" explains a model that averages its patches, by the variant in
+            ``POOLED_METHODS``; None: as the module does by itself, which must be by a class token.
         model_id: name used in results.
         input_size: (height, width); None: the size the module was built for.
         bank: embeddings of the training data.
@@ -326,10 +323,12 @@ def wrap(
     Raises:
         BadCheckpoint: "unsupported" with what was found and what was expected.
     """
-    _require_class_token(module)
+    architectures.find(module, pool)  # refuses what cannot be explained
     module = _frozen_copy(module)
+    if pool is not None:
+        module.global_pool = pool
     config = getattr(module, "pretrained_cfg", None) or {}
-    size = tuple(input_size or module.patch_embed.img_size)
+    size = tuple(input_size or architectures.input_size_of(module))
     model = VisionModel(
         module,
         model_id,
@@ -337,49 +336,13 @@ def wrap(
         tuple(mean or config.get("mean") or IMAGENET_MEAN),
         tuple(std or config.get("std") or IMAGENET_STD),
         size,
+        patch_size=(1, 1),
+        pool=pool or "token",
         closed_form=False,
         bank=bank,
         simulated=simulated,
     )
-    _check_forward(model)
-    object.__setattr__(model, "closed_form", is_plain(module) and _closed_form_agrees(model))
-    return model
-
-
-def _require_class_token(module: nn.Module) -> None:
-    parts = (
-        "patch_embed",
-        "_pos_embed",
-        "patch_drop",
-        "norm_pre",
-        "blocks",
-        "norm",
-        "forward_head",
-        "num_prefix_tokens",
-    )
-    missing = [part for part in parts if not hasattr(module, part)]
-    if missing:
-        raise BadCheckpoint(
-            "unsupported",
-            f"A {type(module).__name__} arrived, without "
-            f"{', '.join(missing)}; expected a Vision Transformer of timm that reads "
-            "its answer from a class token.",
-        )
-    pooling = getattr(module, "global_pool", "token")
-    if pooling != "token" or getattr(module, "cls_token", None) is None:
-        raise BadCheckpoint(
-            "unsupported",
-            f"This {type(module).__name__} pools by {pooling!r}; "
-            "CDAM explains models that read their answer from a class token "
-            "(global_pool='token').",
-        )
-    if not hasattr(module.blocks[-1], "norm1"):
-        raise BadCheckpoint(
-            "unsupported",
-            f"The last block is a {type(module.blocks[-1]).__name__} "
-            "without norm1; expected a block that normalises its tokens before the "
-            "attention.",
-        )
+    return _checked(model)
 
 
 def _frozen_copy(module: nn.Module) -> nn.Module:
@@ -401,14 +364,22 @@ def _names(module: nn.Module, class_names: Sequence[str] | None) -> list[str]:
     return names
 
 
-def _check_forward(model: VisionModel) -> None:
-    """Encoding and answering must reproduce the module's own forward."""
-    module, like = model.module, next(model.module.parameters())
+def _checked(model: VisionModel) -> VisionModel:
+    """The model with what a run on random pixels shows: its patches, and which formulas hold.
+
+    Raises:
+        BadCheckpoint: "damaged" or "unsupported".
+    """
+    module = model.module
     noise = torch.randn(1, 3, *model.input_size, generator=torch.Generator().manual_seed(0))
-    noise = noise.to(like)
+    noise = noise.to(next(module.parameters()))
     with torch.no_grad():
-        tokens = model._tokens_entering_last_block(noise)
-        ours, theirs = answers(module, tokens, model.last_norm(tokens))[1], module(noise)
+        tokens = architectures.tokens_entering(module, noise)
+        count = tokens.shape[1] - model.num_prefix_tokens
+        patch = architectures.patch_size_of(module, model.input_size, count)
+        model = dataclasses.replace(model, patch_size=patch)
+        ours = answers(module, tokens, model.last_norm(tokens), model.grid)[1]
+        theirs = module(noise)
     if not torch.isfinite(theirs).all():
         raise BadCheckpoint(
             "damaged",
@@ -418,10 +389,14 @@ def _check_forward(model: VisionModel) -> None:
     if not _close(ours, theirs):
         raise BadCheckpoint(
             "unsupported",
-            f"The last block ({type(module.blocks[-1]).__name__}) "
-            "does not feed its attention with norm1 of its input, so its tokens cannot "
-            "be explained; expected a pre-normalised block.",
+            f"The last block of this {type(module).__name__} does not feed its attention with the "
+            "norm of its input alone, so its tokens cannot be explained; expected a block as timm "
+            "builds it.",
         )
+    if model.pool == "token":
+        architectures.check_reading(module, tokens, model.grid)
+    plain = is_plain(module) and _closed_form_agrees(model)
+    return dataclasses.replace(model, closed_form=plain)
 
 
 def _closed_form_agrees(model: VisionModel) -> bool:
@@ -461,7 +436,9 @@ def _bundled_cards() -> dict[str, Mapping]:
     }
 
 
-def load_model(source: str | Path, input_size: tuple[int, int] | None = None) -> VisionModel:
+def load_model(
+    source: str | Path, input_size: tuple[int, int] | None = None, pool: str | None = None
+) -> VisionModel:
     """Load a model to explain.
 
     Args:
@@ -470,6 +447,7 @@ def load_model(source: str | Path, input_size: tuple[int, int] | None = None) ->
             the path of a checkpoint, or its name in the folder CDAM_MODELS (see ``checkpoints``).
         input_size: (height, width) in pixels; None: the model's own. Position embeddings are
             interpolated for another size.
+        pool: for timm's architectures alone; as ``wrap``.
 
     Returns:
         ``VisionModel``. Load once and share: it is safe to read from many threads.
@@ -481,7 +459,7 @@ def load_model(source: str | Path, input_size: tuple[int, int] | None = None) ->
     if source in MODELS:
         return _from_card(MODELS[source], assets_dir() / "models", input_size)
     if source.startswith("timm:"):
-        return _from_timm(source, input_size)
+        return _from_timm(source, input_size, pool)
     path = checkpoints.find(source)
     if path is not None and path.suffix == ".json" and path.is_file():
         return _from_card(_read_card(path), path.parent, input_size)
@@ -569,18 +547,21 @@ def _weights(folder: Path, name: str) -> dict[str, Tensor]:
         ) from None
 
 
-def _from_timm(source: str, input_size: tuple[int, int] | None) -> VisionModel:
+def _from_timm(
+    source: str, input_size: tuple[int, int] | None, pool: str | None
+) -> VisionModel:
     name = source.removeprefix("timm:")
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), 3)
         hint = f" Did you mean {', '.join(close)}?" if close else ""
         raise BadCheckpoint("unknown-model", f"timm knows no architecture of that name.{hint}")
-    size = {} if input_size is None else {"img_size": input_size}
+    reason = architectures.why_not_by_name(name, pool)  # refuse before anything is downloaded
+    if reason:
+        raise BadCheckpoint("unsupported", reason)
     try:
-        with torch.device("meta"):  # structure first: refuse before anything is downloaded
-            _require_class_token(timm.create_model(name, pretrained=False))
         source_of_weights = _require_weights(name)
-        module = timm.create_model(name, pretrained=True, **source_of_weights, **size)
+        options = architectures.size_options(name, input_size)
+        module = timm.create_model(name, pretrained=True, **source_of_weights, **options)
     except BadCheckpoint:
         raise
     except Exception as error:  # hub, network and cache each raise their own kinds of errors
@@ -590,7 +571,12 @@ def _from_timm(source: str, input_size: tuple[int, int] | None) -> VisionModel:
             f"model hub ({type(error).__name__}); connect to the network once, or "
             "use a bundled model.",
         ) from None
-    return wrap(module, imagenet_names() if module.num_classes == 1000 else None, model_id=source)
+    return wrap(module, _names_by_timm(module), model_id=source, input_size=input_size, pool=pool)
+
+
+def _names_by_timm(module: nn.Module) -> tuple[str, ...] | None:
+    """ImageNet's names for ImageNet's outputs; None for any others."""
+    return imagenet_names() if module.num_classes == 1000 else None
 
 
 def _require_weights(name: str) -> dict[str, Any]:

@@ -133,6 +133,7 @@ def randomise(model: VisionModel, how: str, seed: int = 0) -> VisionModel:
         model.std,
         model_id=f"{model.id}:{how}:{seed}",
         input_size=model.input_size,
+        pool=model.pool,
         simulated=model.simulated,
     )
 

@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from timm.models.vision_transformer import ResPostBlock, VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 
 import cdam_core as cdam
 from cdam_core.models import imagenet_names
@@ -121,15 +121,23 @@ class _Convolutional(torch.nn.Module):
     """No transformer at all."""
 
 
+class _FedWithoutNorm(Block):
+    """Its attention sees the tokens as they come: norm1 has no say."""
+
+    def forward(self, x, **_):
+        x = x + self.norm1(self.attn(x))
+        return x + self.mlp(self.norm2(x))
+
+
 @pytest.mark.parametrize(
     "module",
     [
         _Convolutional(),
         tiny_vit(global_pool="avg"),
         tiny_vit(class_token=False, global_pool="avg"),
-        tiny_vit(block_fn=ResPostBlock),
+        tiny_vit(block_fn=_FedWithoutNorm),
     ],
-    ids=["no_transformer", "average_pooled", "no_class_token", "post_normalised"],
+    ids=["no_transformer", "average_pooled", "no_class_token", "block_of_its_own"],
 )
 def test_models_that_cannot_be_explained_are_refused(module):
     with pytest.raises(cdam.BadCheckpoint) as error:

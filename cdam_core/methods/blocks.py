@@ -19,8 +19,9 @@ from timm.layers import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
+from cdam_core.architectures import answers, width_and_depth
 from cdam_core.errors import BadTarget
-from cdam_core.last_block import Directions, TokenSets, answers, plain_answers
+from cdam_core.last_block import Directions, TokenSets, plain_answers
 from cdam_core.late_vit import LateClassTokenViT
 from cdam_core.models import Encoding, VisionModel
 
@@ -43,8 +44,29 @@ def as_pixels(model: VisionModel, pixels: Tensor) -> Tensor:
     return pixels.detach().to(next(model.module.parameters()))
 
 
+def blocks_of(module: nn.Module) -> nn.Module:
+    """The blocks, where they alone carry tokens from the first to the last.
+
+    Raises:
+        BadTarget: "unsupported" for other kinds of networks (stages, rotary positions, a class
+            token that joins after the blocks).
+    """
+    if not isinstance(module, VisionTransformer):
+        raise BadTarget(
+            "unsupported",
+            f"The tokens of this {type(module).__name__} go a way of their own through its blocks, "
+            "which this method cannot follow; choose CDAM or a gradient method instead.",
+        )
+    return module.blocks
+
+
 def first_tokens(module: nn.Module, pixels: Tensor) -> Tensor:
-    """(B, M, d) tokens entering the first block, positions encoded."""
+    """(B, M, d) tokens entering the first block, positions encoded.
+
+    Raises:
+        BadTarget: as ``blocks_of``.
+    """
+    blocks_of(module)
     return module.norm_pre(module.patch_drop(module._pos_embed(module.patch_embed(pixels))))
 
 
@@ -72,17 +94,22 @@ def values_of_tokens(model: VisionModel, tokens: Tensor, directions: Directions)
 
 def values_of_pixels(model: VisionModel, pixels: Tensor, directions: Directions) -> Tensor:
     """(B, T) values of pixels (B, 3, H, W), without a graph."""
+    if isinstance(model.module, VisionTransformer):
+        with torch.no_grad():
+            return values_of_tokens(model, first_tokens(model.module, pixels), directions)
     with torch.no_grad():
-        return values_of_tokens(model, first_tokens(model.module, pixels), directions)
+        features = model.module.forward_features(pixels)
+        latents = model.module.forward_head(features, pre_logits=True)
+        return directions.values(latents, model.module.forward_head(features))
 
 
 def images_per_batch(model: VisionModel, size: tuple[int, int], with_graph: bool) -> int:
     """How many images of (height, width) a batch may hold so that it fits ``BATCH_BYTES``."""
-    module = model.module
     rows, cols = model.grid_of(size)
-    token_numbers = (model.num_prefix_tokens + rows * cols) * module.embed_dim
-    held = NUMBERS_WITH_GRAPH * len(module.blocks) if with_graph else NUMBERS_WITHOUT_GRAPH
-    like = next(module.parameters())
+    width, depth = width_and_depth(model.module)
+    token_numbers = (model.num_prefix_tokens + rows * cols) * width
+    held = NUMBERS_WITH_GRAPH * depth if with_graph else NUMBERS_WITHOUT_GRAPH
+    like = next(model.module.parameters())
     fitting = max(1, BATCH_BYTES // (token_numbers * held * like.element_size()))
     # Processors gain nothing from more, and long work can only be cancelled between batches.
     return min(fitting, MAX_IMAGES_ON_CPU) if like.device.type == "cpu" else fitting
@@ -113,7 +140,7 @@ def trace(model: VisionModel, pixels: Tensor) -> Trace:
             ``Attention``, or where the answer is not read from one class token.
     """
     module = model.module
-    for block in module.blocks:
+    for block in blocks_of(module):
         require_open(block)
     require_class_row(module)
     with torch.no_grad():

@@ -7,9 +7,10 @@ counter-evidence never shows. Differs from their usual code: no map is stretched
 import torch
 from torch import Tensor
 
-from cdam_core.last_block import answers
+from cdam_core.architectures import answers
 from cdam_core.methods.base import Relevance, nothing, patch_scores
 from cdam_core.methods.blocks import (
+    blocks_of,
     class_value_gradient,
     close_block,
     open_attention,
@@ -35,7 +36,7 @@ def attention_grad_cam(model: VisionModel, encoding: Encoding, targets: Targets)
     Returns:
         ``Relevance``; scores >= 0; ``rest`` is not defined.
     """
-    block = model.module.blocks[-1]
+    block = blocks_of(model.module)[-1]
     require_open(block)
     require_class_row(model.module)
     with torch.no_grad():
@@ -71,7 +72,7 @@ def grad_cam(model: VisionModel, encoding: Encoding, targets: Targets) -> Releva
     prefix = model.num_prefix_tokens
     with torch.enable_grad():
         leaf = model.last_norm(encoding.tokens).detach().requires_grad_(True)
-        values = targets.values(*answers(model.module, encoding.tokens, leaf))[0]
+        values = targets.values(*answers(model.module, encoding.tokens, leaf, encoding.grid))[0]
         weights = torch.cat(
             [
                 torch.autograd.grad(value, leaf, retain_graph=True)[0][:, prefix:].mean(1)

@@ -52,7 +52,7 @@ def plain_cdam(
         ``Relevance``; > 0 supports the target, < 0 opposes it.
     """
     sets = TokenSets.of(_start(model, encoding, "tokens"))
-    evidence = _evidence(model, encoding.tokens, sets, targets, heads, path)
+    evidence = _evidence(model, encoding, encoding.tokens, sets, targets, heads, path)
     return _relevance(model, encoding, evidence.tokens[0], evidence.query[0], evidence.values[0])
 
 
@@ -126,7 +126,8 @@ def integrated_cdam(
         done += count
         if at == "tokens":
             # Evidence is gradient times the scaled token, but T itself is wanted as the factor.
-            whole = _whole(model, encoding.tokens, TokenSets(start, part), targets) / part
+            sets = TokenSets(start, part)
+            whole = _whole(model, encoding, encoding.tokens, sets, targets) / part
             total = total + whole.sum(0)
         else:
             total = total + _sum_over(model, encoding, part * start, at, targets)
@@ -158,18 +159,21 @@ def _sum_over(
     with torch.no_grad():
         tokens = moved if at == "block_input" else encoding.tokens
         normed = model.last_norm(moved) if at == "block_input" else moved
-    return _whole(model, tokens, TokenSets.of(normed), targets).sum(0)
+    return _whole(model, encoding, tokens, TokenSets.of(normed), targets).sum(0)
 
 
-def _whole(model: VisionModel, tokens: Tensor, sets: TokenSets, targets: Targets) -> Tensor:
+def _whole(
+    model: VisionModel, encoding: Encoding, tokens: Tensor, sets: TokenSets, targets: Targets
+) -> Tensor:
     """(B, M, T) evidence, the class token's query included in its row."""
-    evidence = _evidence(model, tokens, sets, targets)
+    evidence = _evidence(model, encoding, tokens, sets, targets)
     evidence.tokens[:, 0] += evidence.query
     return evidence.tokens
 
 
 def _evidence(
     model: VisionModel,
+    encoding: Encoding,
     tokens: Tensor,
     sets: TokenSets,
     targets: Targets,
@@ -186,7 +190,7 @@ def _evidence(
             "Single heads and paths are known only for models whose last block is timm's plain "
             "Block; leave heads and path at their defaults.",
         )
-    return autograd_evidence(model.module, tokens, sets.dense(), targets)
+    return autograd_evidence(model.module, tokens, sets.dense(), targets, encoding.grid)
 
 
 def _mean_relevance(

@@ -27,6 +27,7 @@ from cdam_core.methods.blocks import (
     AttentionGradient,
     OpenAttention,
     Trace,
+    blocks_of,
     class_value_gradient,
     close_block,
     open_attention,
@@ -67,7 +68,7 @@ def partial_lrp(model: VisionModel, encoding: Encoding, targets: Targets) -> Rel
     Raises:
         BadTarget: "unsupported" for a cosine or L2 concept, or layers that no rule speaks of.
     """
-    block = model.module.blocks[-1]
+    block = blocks_of(model.module)[-1]
     require_open(block)
     require_class_row(model.module)
     require_layers(block)
