@@ -9,7 +9,7 @@ from typing import Any
 
 from pages._viewer import _component
 
-_crop, _thumbs = _component("crop"), _component("thumbs")
+_crop, _thumbs = _component("crop", "dom.js"), _component("thumbs", "dom.js")
 
 
 @dataclass(frozen=True)

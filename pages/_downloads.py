@@ -10,6 +10,7 @@ from functools import partial
 
 import streamlit as st
 
+from cdam_core.methods import METHODS
 from cdam_core.pictures import panel
 from pages._panels import Shown, beyond_scale
 from pages._words import file_name
@@ -65,11 +66,12 @@ def name_parts(shown: Shown) -> list[str]:
     """What the name of a file says: model, method, targets, and whether data are simulated."""
     explanation = shown.explanation
     targets = zip(explanation.labels, explanation.targets, strict=True)
+    names = [label for label, target in targets if target["kind"] != "contrast"]
     return [
         PREFIXES[shown.page],
         explanation.model_id.removeprefix("timm:"),
         *([] if explanation.method == "cdam" else [explanation.method]),
-        *(label for label, target in targets if target["kind"] != "contrast"),
+        *(names if METHODS[explanation.method].class_specific else []),
         *(["simulated"] if explanation.simulated else []),
     ]
 

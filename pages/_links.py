@@ -3,6 +3,8 @@
 Never anything of an upload. A value that does not fit is passed over, as if it were not there.
 """
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 import cdam_core as cdam
@@ -32,7 +34,7 @@ def asked_classes(model: cdam.VisionModel) -> list[int]:
     return list(dict.fromkeys(known))
 
 
-def preset_method(allowed: list[str], key: str) -> None:
+def preset_method(allowed: Sequence[str], key: str) -> None:
     """Set the widget ``key`` to the method named in the address, if it is an allowed one."""
     method = st.session_state.get("link", {}).pop("method", None)
     if key not in st.session_state and method in allowed:

@@ -2,20 +2,20 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 import cdam_core as cdam
-from cdam_core.benchmarks import compactness, to_patches
-from cdam_core.maps import symmetric_scale, to_map
+from cdam_core.benchmarks import compactness
+from cdam_core.maps import symmetric_scale
 from cdam_core.methods import METHODS
 from cdam_core.pictures import draw, legend, palette_for
 from cdam_core.sanity import correlation
-from pages._panels import COLOURED, Look, data_url
+from pages._panels import COLOURED, Look, counted_scores, data_url, is_per_pixel, per_patch
 from pages._state import Prepared
-from pages._words import plain, signed
+from pages._words import decimals_for, plain, signed
 
 # What shares one scale. Units differ between methods, so sharing across them is not the default.
 SCALES = {
@@ -48,24 +48,10 @@ class Row:
 
 def row_of(explanation: cdam.Explanation, to_be_summed: bool) -> Row:
     """Measure what is shown."""
-    if to_be_summed and _is_pixel_map(explanation):
-        summed = [to_patches(each, explanation.grid) for each in explanation.scores]
-        explanation = replace(explanation, scores=np.array(summed, np.float32))
+    explanation = per_patch(explanation) if to_be_summed else explanation
     counted = counted_scores(explanation)
     pair = correlation(counted[0], counted[1]) if len(counted) > 1 else math.nan
     return Row(explanation, tuple(compactness(each) for each in counted), pair)
-
-
-def counted_scores(explanation: cdam.Explanation) -> np.ndarray:
-    """(T, patches or pixels) scores, those of padding left out."""
-    content = explanation.content
-    if _is_pixel_map(explanation):
-        content = to_map(content, explanation.scores.shape[1:]) > 0.5
-    return explanation.scores[:, content]
-
-
-def _is_pixel_map(explanation: cdam.Explanation) -> bool:
-    return explanation.scores.shape[1:] != explanation.grid
 
 
 # ---- scales --------------------------------------------------------------------------------------
@@ -103,9 +89,8 @@ def number(value: float, scale: float) -> str:
 def card_data(prepared: Prepared, row: Row, scales: Sequence[float], look: Look) -> dict[str, Any]:
     """Pictures, scales and the numbers behind hovering; JSON-able."""
     explanation = row.explanation
-    patches = [to_patches(each, explanation.grid) for each in explanation.scores]
-    largest = max(float(np.abs(each).max()) for each in patches) or 1.0
-    decimals = min(8, max(2, 2 - math.floor(math.log10(largest))))
+    patches = per_patch(explanation).scores
+    decimals = decimals_for(float(np.abs(patches).max()))
     return {
         "panels": [_panel(prepared, row, index, scale, look) for index, scale in enumerate(scales)],
         "grid": list(explanation.grid),
@@ -158,7 +143,7 @@ def fraction(value: float) -> str:
 def kind_of(row: Row) -> str:
     """E.g. "signed, per patch"."""
     method = METHODS[row.method]
-    is_summed = method.resolution == "pixel" and not _is_pixel_map(row.explanation)
+    is_summed = method.resolution == "pixel" and not is_per_pixel(row.explanation)
     shown = "pixels summed to patches" if is_summed else f"per {method.resolution}"
     return f"{'signed' if method.signed else 'support only'}, {shown}"
 

@@ -14,7 +14,7 @@ from cdam_core.methods import METHODS
 from cdam_core.sanity import RANDOMISATIONS
 from pages._methods_cards import Row, scales_of
 from pages._methods_trust import Judged
-from pages._panels import Look
+from pages._panels import Look, is_per_pixel
 from pages._state import Prepared
 
 JUDGED = ("fidelity", "fidelity_mif", "fidelity_lif", "box_sensitivity")
@@ -65,10 +65,9 @@ def measures(
 
 def _start(row: Row, index: int, label: str) -> list[str | int]:
     explanation = row.explanation
-    is_patch = explanation.scores.shape[1:] == explanation.grid
     return [
         explanation.model_id, row.method, _as_text(label), repr(float(explanation.values[index])),
-        "patch" if is_patch else "pixel", int(METHODS[row.method].signed),
+        "pixel" if is_per_pixel(explanation) else "patch", int(METHODS[row.method].signed),
     ]
 
 

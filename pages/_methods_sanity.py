@@ -2,12 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-import cdam_core as cdam
 from cdam_core.methods import METHODS
 from cdam_core.sanity import RANDOMISATIONS, correlation
 from pages import _state
@@ -16,13 +14,12 @@ from pages._methods_cards import (
     SAME,
     Row,
     card_data,
-    counted_scores,
     row_of,
     scales_of,
 )
 from pages._methods_jobs import Failed
 from pages._methods_tasks import Question, sanity_task
-from pages._panels import Look
+from pages._panels import Look, counted_scores, is_per_pixel, only
 from pages._words import signed
 
 PARTLY = 0.2  # |correlation| from which two maps are called partly alike
@@ -42,8 +39,7 @@ def found(question: Question, row: Row) -> dict[str, Row | str]:
         if isinstance(result, Failed):
             results[how] = result.message
         elif result is not None:
-            is_summed = row.explanation.scores.shape[1:] == row.explanation.grid
-            results[how] = row_of(result, is_summed)
+            results[how] = row_of(result, not is_per_pixel(row.explanation))
     return results
 
 
@@ -74,7 +70,7 @@ def panels(
     shown = {"": row} | {how: changed[how] for how in known}
     data, parts = None, []
     for how, each in shown.items():
-        alone = row_of(_only(each.explanation, index), False)
+        alone = row_of(only(each.explanation, [index]), False)
         one = card_data(prepared, alone, scales_of([alone], "map")[row.method], look)
         title = RANDOMISATIONS[how].label if how else "As trained"
         note = f"correlation {r_text(known[how])}" if how else alone.explanation.labels[0]
@@ -85,15 +81,6 @@ def panels(
             data["values"] += one["values"]
             data["decimals"] = max(data["decimals"], one["decimals"])
     return data | {"panels": parts}
-
-
-def _only(explanation: cdam.Explanation, index: int) -> cdam.Explanation:
-    one = slice(index, index + 1)
-    return replace(
-        explanation, scores=explanation.scores[one], rest=explanation.rest[one],
-        values=explanation.values[one], labels=explanation.labels[one],
-        targets=explanation.targets[one],
-    )
 
 
 def r_text(value: float) -> str:

@@ -5,7 +5,7 @@ in a thread of its own and knows the library only.
 """
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from cdam_core.benchmarks import box_drops, fidelity, random_band
 from cdam_core.methods import METHODS
 from pages import _state
 from pages._methods_jobs import Task
+from pages._panels import only
 
 STEPS = 20  # of the live fidelity curves; tables use 100
 RANKINGS = 10  # random orders of the band
@@ -45,6 +46,20 @@ def method_task(question: Question, method: str) -> Task:
         return cdam.explain(model, given, list(question.targets), method, on_step=on_step)
 
     return Task(("map", *question.key, method), METHODS[method].label, work)
+
+
+def known_maps(question: Question, method: str) -> dict[int, cdam.Explanation]:
+    """Target -> its map alone, from whatever this visitor has asked of this method and picture."""
+    found = {}
+    for key, result in _state.remembered().items():
+        kind, *rest = key
+        if kind != "map" or not isinstance(result, cdam.Explanation):
+            continue
+        model_id, digest, targets, name = rest
+        if (model_id, digest, name) == (*question.key[:2], method):
+            shares = replace(result, seconds=result.seconds / len(targets))
+            found |= {target: only(shares, [i]) for i, target in enumerate(targets)}
+    return found
 
 
 def sanity_task(question: Question, method: str, how: str) -> Task:

@@ -16,6 +16,7 @@ from pages import _state
 from pages._methods_cards import Row
 from pages._methods_jobs import Failed, Task
 from pages._methods_tasks import Question, band_task, drops_task, fidelity_task
+from pages._panels import is_per_pixel
 from pages._words import plain
 
 CHANCE = 2.0  # standard deviations of random orders that a map has to leave
@@ -110,7 +111,7 @@ def _found(task: Task) -> Any | None:
 
 
 def _unit(row: Row) -> str:
-    return "patch" if row.explanation.scores.shape[1:] == row.explanation.grid else "pixel"
+    return "pixel" if is_per_pixel(row.explanation) else "patch"
 
 
 # ---- words ---------------------------------------------------------------------------------------

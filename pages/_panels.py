@@ -2,15 +2,18 @@
 
 import base64
 import io
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 import cdam_core as cdam
-from cdam_core.maps import symmetric_scale
-from cdam_core.pictures import DEFAULT_PALETTE, PALETTES, draw, legend, palette_for
+from cdam_core.benchmarks import to_patches
+from cdam_core.maps import symmetric_scale, to_map
+from cdam_core.methods import METHODS
+from cdam_core.pictures import DEFAULT_PALETTE, draw, legend, palette_for
 from pages._state import Picture, Prepared
 from pages._words import decimals_for, signed
 
@@ -60,23 +63,103 @@ class Shown:
     scale: float
 
 
+# ---- scores --------------------------------------------------------------------------------------
+
+
+def is_per_pixel(explanation: cdam.Explanation) -> bool:
+    """Whether the scores are those of pixels; else of patches."""
+    return explanation.scores.shape[1:] != explanation.grid
+
+
+def per_patch(explanation: cdam.Explanation) -> cdam.Explanation:
+    """The same with pixel scores summed to patches; their sum stays what it was."""
+    if not is_per_pixel(explanation):
+        return explanation
+    summed = [to_patches(each, explanation.grid) for each in explanation.scores]
+    return replace(explanation, scores=np.array(summed, np.float32))
+
+
+def counted_scores(explanation: cdam.Explanation) -> np.ndarray:
+    """(T, patches or pixels) scores, those of padding left out."""
+    content = explanation.content
+    if is_per_pixel(explanation):
+        content = to_map(content, explanation.scores.shape[1:]) > 0.5
+    return explanation.scores[:, content]
+
+
+def only(explanation: cdam.Explanation, indices: Sequence[int]) -> cdam.Explanation:
+    """The same for some of its targets, in the order of the indices."""
+    picked = list(indices)
+    return replace(
+        explanation, scores=explanation.scores[picked], rest=explanation.rest[picked],
+        values=explanation.values[picked],
+        labels=tuple(explanation.labels[i] for i in picked),
+        targets=tuple(explanation.targets[i] for i in picked),
+    )  # fmt: skip
+
+
+# ---- one scale -----------------------------------------------------------------------------------
+
+
 def shared_scale(explanation: cdam.Explanation) -> float:
-    """The one scale of all panels, from the patches that show picture rather than padding.
+    """The one scale of all panels, from what shows picture rather than padding.
 
     A few patches often hold scores far above all others; up to that scale alone, the rest would
     look empty. The page and the file say where colours end and how large scores get.
     """
-    return symmetric_scale([explanation.scores[:, explanation.content]], COLOURED)
+    return symmetric_scale([counted_scores(explanation)], COLOURED)
 
 
 def beyond_scale(explanation: cdam.Explanation, scale: float) -> str:
     """What to say of the scores that lie beyond the scale."""
-    scores = explanation.scores[:, explanation.content]
+    scores = counted_scores(explanation)
     largest = scores.flat[np.abs(scores).argmax()]
     if abs(largest) <= scale:
         return ""
-    end = signed(scale, decimals_for(scale))[1:]
-    return f"1 % of the scores lie beyond ±{end}, up to {signed(largest, decimals_for(scale))}"
+    end, most = number_text(scale, scale, False), number_text(largest, scale)
+    if METHODS[explanation.method].signed:
+        return f"1 % of the scores lie beyond ±{end}, up to {most}"
+    return f"1 % of the scores lie beyond {end}, up to {most.removeprefix('+')}"
+
+
+def number_text(value: float, scale: float, with_sign: bool = True) -> str:
+    """A score with as many digits as its scale needs."""
+    text = signed(float(value), decimals_for(scale))
+    return text if with_sign else text.lstrip("+−")
+
+
+def scale_bar(
+    explanation: cdam.Explanation,
+    look: Look,
+    scale: float,
+    note: str,
+    ends: tuple[str, str] = ("speaks against", "speaks for"),
+) -> dict[str, str]:
+    """The printed scale under the panels.
+
+    Args:
+        explanation: as it is drawn.
+        look, scale: how it is drawn.
+        note: what a score is, in one or two sentences.
+        ends: words for the ends of a signed scale.
+    """
+    colours, end = palette_for(explanation.method, look.palette), number_text(scale, scale, False)
+    notes = [note]
+    if beyond := beyond_scale(explanation, scale):
+        notes.append(f"{beyond}.")
+    if explanation.simulated:
+        card = cdam.MODELS.get(explanation.model_id, {})
+        notes.append(f"Simulated training data: {card.get('simulated_note', 'no real pictures')}.")
+    words = {
+        "alt": f"Colour scale from −{end} over zero to +{end}",
+        "low": f"{ends[0]}  −{end}", "zero": "0", "high": f"+{end}  {ends[1]}",
+    } if colours.signed else {
+        "alt": f"Colour scale from zero to {end}", "low": "0", "zero": "", "high": end,
+    }  # fmt: skip
+    return {"src": data_url(legend(scale, colours)), "note": " ".join(notes), **words}
+
+
+# ---- pictures ------------------------------------------------------------------------------------
 
 
 def data_url(picture: Image.Image) -> str:
@@ -101,41 +184,38 @@ def draw_panels(
     return [data_url(picture) for picture in pictures]
 
 
-def scale_bar(explanation: cdam.Explanation, look: Look, scale: float) -> dict[str, str]:
-    """The printed scale under the panels."""
-    beyond = beyond_scale(explanation, scale)
-    end = signed(scale, decimals_for(scale))
-    notes = ["One scale for every map, the difference included. Score per patch, in logits."]
-    notes += [f"{beyond}."] if beyond else []
-    if explanation.simulated:
-        card = cdam.MODELS.get(explanation.model_id, {})
-        notes.append(f"Simulated training data: {card.get('simulated_note', 'no real pictures')}.")
-    return {
-        "src": data_url(legend(scale, palette_for(explanation.method, look.palette))),
-        "alt": f"Colour scale from −{end[1:]} over zero to {end}",
-        "low": f"speaks against  −{end[1:]}",
-        "high": f"{end}  speaks for",
-        "note": " ".join(notes),
-    }
+# ---- patches -------------------------------------------------------------------------------------
 
 
 def tooltip(
-    explanation: cdam.Explanation, every: cdam.Explanation, scale: float
+    explanation: cdam.Explanation, scale: float, every: cdam.Explanation | None = None
 ) -> dict[str, Any]:
-    """The numbers of every patch, small enough to be sent along; hovering asks nobody."""
-    decimals = decimals_for(scale)
-    flat = np.round(every.scores.reshape(len(every.scores), -1), decimals)
-    return {
+    """The numbers of every patch, small enough to be sent along; hovering asks nobody.
+
+    Args:
+        explanation: what is shown; pixel scores are summed to patches.
+        scale: |score| at full colour.
+        every: the map of every class, for the classes a patch speaks for and against most.
+    """
+    patches = per_patch(explanation)
+    decimals = decimals_for(shared_scale(patches) if is_per_pixel(explanation) else scale)
+    data = {
         "decimals": decimals,
-        "names": list(every.labels),
+        "signed": METHODS[explanation.method].signed,
+        "names": [],
         "content": explanation.content.ravel().astype(int).tolist(),
         "shown": [
             {"name": label, "values": np.round(scores.ravel(), decimals).tolist()}
-            for label, scores in zip(explanation.labels, explanation.scores, strict=True)
+            for label, scores in zip(patches.labels, patches.scores, strict=True)
         ],
-        "supported": _largest(flat, 1),
-        "opposed": _largest(-flat, -1),
+        "supported": [],
+        "opposed": [],
     }
+    if every is not None:
+        flat = np.round(every.scores.reshape(len(every.scores), -1), decimals)
+        data |= {"names": list(every.labels), "supported": _largest(flat, 1),
+                 "opposed": _largest(-flat, -1)}  # fmt: skip
+    return data
 
 
 def _largest(scores: np.ndarray, sign: int) -> list[list[tuple[int, float]]]:
@@ -153,12 +233,12 @@ def _largest(scores: np.ndarray, sign: int) -> list[list[tuple[int, float]]]:
 
 
 def patch_bars(
-    every: cdam.Explanation, patch: tuple[int, int], count: int
+    explanation: cdam.Explanation, patch: tuple[int, int], count: int
 ) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
-    """(class, score) a patch speaks for most, and against most; strongest first."""
-    scores = every.scores[:, patch[0], patch[1]]
+    """(label, score) a patch speaks for most, and against most; strongest first."""
+    scores = explanation.scores[:, patch[0], patch[1]]
     order = np.argsort(-scores, kind="stable")
-    named = [(every.labels[c], float(scores[c])) for c in order]
+    named = [(explanation.labels[c], float(scores[c])) for c in order]
     supported = [item for item in named[:count] if item[1] > 0]
     opposed = [item for item in named[::-1][:count] if item[1] < 0]
     return supported, opposed
@@ -166,55 +246,66 @@ def patch_bars(
 
 def strongest_patch(explanation: cdam.Explanation, index: int) -> tuple[int, int]:
     """(row, col) of the highest score of one target, padding left out."""
-    scores = np.where(explanation.content, explanation.scores[index], -np.inf)
+    patches = per_patch(only(explanation, [index]))
+    scores = np.where(explanation.content, patches.scores[0], -np.inf)
     row, col = np.unravel_index(int(scores.argmax()), scores.shape)
     return int(row), int(col)
 
 
-def bar_colours(look: Look) -> tuple[str, str]:
+def bar_colours(method: str, look: Look) -> tuple[str, str]:
     """Colours of bars against and for, from the palette of the maps."""
-    stops = PALETTES[look.palette].stops
+    stops = palette_for(method, look.palette).stops
     return stops[1], stops[-2]
+
+
+# ---- all of it -----------------------------------------------------------------------------------
 
 
 def viewer_data(
     prepared: Prepared,
     explanation: cdam.Explanation,
-    every: cdam.Explanation,
     look: Look,
     patch: tuple[int, int],
     scale: float,
+    captions: Sequence[dict[str, str]],
+    bar: dict[str, str],
+    every: cdam.Explanation | None = None,
 ) -> dict[str, Any]:
-    """Everything that the viewer component needs; JSON-able."""
+    """Everything that the viewer component needs; JSON-able.
+
+    Args:
+        prepared: what the model saw.
+        explanation: as it is drawn.
+        look, scale: how it is drawn.
+        patch: (row, col) of the selected one.
+        captions: per map, what is printed above it and read out: see ``caption``.
+        bar: of ``scale_bar``.
+        every: the map of every class, where the tooltip names classes.
+    """
+    rows, cols = explanation.grid
     sources = draw_panels(prepared, explanation, look, scale)
-    panels = [
-        {
-            "src": sources[0],
-            "badge": "",
-            "title": "What the model saw",
-            "note": f"{explanation.grid[0]} × {explanation.grid[1]} patches",
-            "alt": "The picture as the model saw it",
-        }
-    ]
-    for index, source in enumerate(sources[1:]):
-        panels.append({"src": source, **_caption(explanation, index)})
+    saw = caption("", "What the model saw", f"{rows} × {cols} patches",
+                  "The picture as the model saw it")  # fmt: skip
     return {
-        "panels": panels,
-        "scale": scale_bar(explanation, look, scale),
-        "grid": list(explanation.grid),
+        "panels": [
+            {"src": source, **words}
+            for source, words in zip(sources, [saw, *captions], strict=True)
+        ],
+        "scale": bar,
+        "grid": [rows, cols],
         "selected": list(patch),
-        "label": f"Patches of all maps, {explanation.grid[0]} rows and {explanation.grid[1]} "
-        "columns. Arrow keys move, Enter inspects a patch, Escape leaves.",
-        **tooltip(explanation, every, scale),
+        "label": f"Patches of all maps, {rows} rows and {cols} columns. Arrow keys move, Enter "
+        "inspects a patch, Escape leaves.",
+        **tooltip(explanation, scale, every),
     }
 
 
-def _caption(explanation: cdam.Explanation, index: int) -> dict[str, str]:
-    label, target = explanation.labels[index], explanation.targets[index]
-    value = signed(explanation.values[index])
+def caption(badge: str, title: str, note: str, alt: str) -> dict[str, str]:
+    """What stands above a panel, and what is read out for its picture."""
+    return {"badge": badge, "title": title, "note": note, "alt": alt}
+
+
+def alt_text(explanation: cdam.Explanation, index: int, title: str) -> str:
+    """What is read out for a map: whose it is, and where it is strongest."""
     row, col = strongest_patch(explanation, index)
-    alt = f"Map of {label}, logit {value}; strongest in row {row + 1}, column {col + 1}"
-    if target["kind"] == "contrast":
-        return {"badge": "A − B", "title": label, "note": f"difference {value}", "alt": alt}
-    badge = ("A", "B")[index] if index < 2 else ""
-    return {"badge": badge, "title": label, "note": f"logit {value}", "alt": alt}
+    return f"Map of {title}; strongest in row {row + 1}, column {col + 1}"

@@ -132,3 +132,41 @@ def show_predictions(model: cdam.VisionModel, logits: np.ndarray) -> None:
     full = max(1.0, float(logits.max()))
     _viewer.bars("Strongest answers (logits)", items, full, key="predictions")
     st.caption(LOGIT)
+
+
+# ---- a picture that the model does not know ------------------------------------------------------
+
+
+def wants_maps_anyway(
+    picture: _state.Picture, prepared: _state.Prepared, title: str = ""
+) -> bool:
+    """Whether to explain the picture: warn instead of explaining nonsense; the visitor may insist.
+
+    Args:
+        picture: samples are known to fit.
+        prepared: what the model made of it.
+        title: printed above the warning while nothing is explained.
+    """
+    if not prepared.unfamiliar or picture.sample is not None:
+        return True
+    key = f"anyway.{picture.digest[:16]}"
+    if title and not st.session_state.get(key):
+        st.title(title, anchor=False)
+    st.warning(
+        "This picture is unlike the pictures that this model was trained on, "
+        "so its answers and maps would mean little here.",
+        icon=":material/warning:",
+    )
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.button(
+            "Use the model for photographs",
+            type="primary",
+            on_click=try_model,
+            args=(_state.PHOTO_MODEL,),
+            help="A small Vision Transformer with ImageNet's 1000 classes. It is fetched from the "
+            "model hub once, so the server needs a network.",
+        )
+        anyway = st.toggle("Show the maps anyway", key=key)
+    if not anyway:
+        st.image(prepared.view, caption="Your picture, as the model sees it", width=360)
+    return anyway

@@ -271,7 +271,12 @@ def _explanation(
 
 def recall(key: Hashable) -> Any | None:
     """What ``keep`` stored under that key in this visit."""
-    return st.session_state.get("results", {}).get(key)
+    return remembered().get(key)
+
+
+def remembered() -> dict[Hashable, Any]:
+    """Everything that ``keep`` stored in this visit."""
+    return st.session_state.get("results", {})
 
 
 def keep(key: Hashable, result: Any) -> None:

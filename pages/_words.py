@@ -1,5 +1,6 @@
 """Words on the page: text that cannot become markup, numbers with signs, safe file names."""
 
+import math
 import re
 import unicodedata
 
@@ -20,8 +21,8 @@ def signed(value: float, decimals: int = 2) -> str:
 
 
 def decimals_for(scale: float) -> int:
-    """Decimals that show two to three digits of numbers up to ``scale``."""
-    return next((d for d, step in ((2, 1.0), (3, 0.1), (4, 0.01)) if scale >= step), 5)
+    """Decimals that show three digits of numbers up to ``scale``: two at least, eight at most."""
+    return min(8, max(2, 2 - math.floor(math.log10(scale)))) if scale > 0 else 2
 
 
 def percent(share: float) -> str:

@@ -1,49 +1,36 @@
 """Compare classes: which parts of this picture speak for A rather than B?"""
 
-from collections import Counter
 from typing import Any
 
 import numpy as np
 import streamlit as st
 
 import cdam_core as cdam
-from cdam_core.maps import positive_share
 from cdam_core.methods import METHODS
-from cdam_core.pictures import DEFAULT_PALETTE, PALETTES
-from pages import _downloads, _links, _panels, _pickers, _state, _viewer
+from pages import (
+    _compare_words,
+    _concepts_viewer,
+    _controls,
+    _downloads,
+    _links,
+    _methods_cards,
+    _methods_jobs,
+    _panels,
+    _pickers,
+    _state,
+    _viewer,
+)
+from pages._compare_maps import maps_of
+from pages._concepts_viewer import Thumb
+from pages._controls import VARIANTS
 from pages._frame import guard
-from pages._words import decimals_for, percent, plain, signed
+from pages._methods_jobs import Failed, Task
+from pages._methods_tasks import Question
+from pages._words import plain, signed
 
 MAX_MORE = 4  # classes beside A and B
 CLOSE = 0.005  # difference of logits that is printed as zero
-LOOK = ("method", "palette", "opacity", "smooth", "outlines")  # keys of widgets
 INSPECTED = 5  # classes on either side in the patch inspector
-VARIANTS = [name for name in METHODS if name == "cdam" or name.endswith("_cdam")]
-SIGNED_PALETTES = [name for name, palette in PALETTES.items() if palette.signed]
-
-HOW_TO_READ = """
-**The question.** A picture can hold evidence for several answers. Each map shows, patch by patch,
-what speaks for one answer (orange with the standard colours) and what speaks against it (blue).
-A patch without colour made no difference. **A − B** is the difference of the two maps: what speaks
-for A *rather than* B.
-
-**The scale.** All maps share the printed scale, so the same colour means the same score everywhere.
-The score of a patch is in logits, the unit of the model's raw answer. The strongest 1 % of the
-scores may lie beyond the scale; they get its last colour, and their numbers are shown in full.
-
-**What the maps do not tell**
-
-- They are no proof of cause. They say what the model's last block, its last step of reading, took
-  from each patch; not what would happen to the answer if that part of the scene were changed.
-- They show the last block only. What earlier blocks moved from one patch to another is shown where
-  it arrived. The class token, which gathers the evidence for the answer, looks at the picture only
-  once in the bundled model of everyday objects: in that block. In ordinary Vision Transformers it
-  looks in every block, and the maps explain less of them.
-- A strong colour is strong *on the printed scale*, which fits itself to each comparison. Read the
-  numbers before you compare two pictures.
-- A negative score means “speaks against this answer”, not “unimportant”.
-- They explain the model, not the world. A wrong answer gets a map as clear as a right one.
-"""
 
 
 def main() -> None:
@@ -62,82 +49,124 @@ def main() -> None:
         st.info("Open a picture of your own in the menu on the left to begin.")
         return
     prepared = _state.prepare(model_id, picture)
-    warned = prepared.unfamiliar and picture.sample is None  # samples are known to fit
-    if warned and not wants_maps_anyway(picture, prepared):
+    if not _pickers.wants_maps_anyway(picture, prepared, "Compare classes"):
         return
     with st.sidebar:
         _pickers.show_predictions(model, prepared.logits)
-    explore(model_id)
-    with st.expander("How to read the maps, and what they do not tell", icon=":material/help:"):
-        st.markdown(HOW_TO_READ)
-
-
-# ---- a picture that the model does not know ------------------------------------------------------
-
-
-def wants_maps_anyway(picture: _state.Picture, prepared: _state.Prepared) -> bool:
-    """Warn instead of showing a confident map of nonsense; the visitor may insist."""
-    key = f"anyway.{picture.digest[:16]}"
-    if not st.session_state.get(key):
-        st.title("Compare classes", anchor=False)
-    st.warning(
-        "This picture is unlike the drawn scenes that this model was trained on, "
-        "so its answers and maps would mean little here.",
-        icon=":material/warning:",
-    )
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.button(
-            "Use the model for photographs",
-            type="primary",
-            on_click=_pickers.try_model,
-            args=(_state.PHOTO_MODEL,),
-            help="A small Vision Transformer with ImageNet's 1000 classes. It is fetched from the "
-            "model hub once, so the server needs a network.",
-        )
-        anyway = st.toggle("Show the maps anyway", key=key)
-    if not anyway:
-        st.image(prepared.view, caption="Your picture, as the model sees it", width=360)
-    return anyway
+    # Clicks inside a fragment do not end a run that watches a job, clicks elsewhere do.
+    if st.session_state.pop("compare.watch", False):
+        explore(model_id, may_watch=True)
+    else:
+        redraw(model_id)
 
 
 # ---- the comparison ------------------------------------------------------------------------------
 
 
-@st.fragment
-def explore(model_id: str) -> None:
-    """Everything that is redrawn without encoding again."""
+def explore(model_id: str, may_watch: bool = False) -> None:
+    """Everything that is redrawn without encoding again.
+
+    Args:
+        model_id: the model.
+        may_watch: whether this run may wait for a job; else it asks for one that may.
+    """
     picture = _state.current_picture()
     model, prepared = _state.get_model(model_id), _state.prepare(model_id, picture)
-    question = st.container()
-    classes = pick_classes(model, prepared, f"{model_id}.{picture.digest[:16]}")
-    maps = st.container()
-    method, settings, look = pick_look(model, prepared)
-    targets = (classes[0], classes[1], (classes[0], classes[1]), *classes[2:])
-    explanation = _state.explain(model_id, picture, targets, method, settings)
-    every = every_class(model_id, picture, settings)
-    patch = current_patch(explanation, f"{model_id}.{picture.digest[:16]}")
-    scale = _panels.shared_scale(explanation)
-    with question:
-        ask(explanation)
+    token = f"{model_id}.{picture.digest[:16]}"
+    title = st.container()
+    classes = pick_classes(model, prepared, token)
+    progress, maps = st.empty(), st.container()
+    method, settings, look, summed = pick_look(model, model_id, prepared)
+    names = [model.class_names[c] for c in classes]
+    _links.write(picture, names, method)
+    with title:
+        ask(method, names, prepared.logits[classes])
+    found = maps_of(Question(model_id, picture, tuple(classes)), method, settings)
+    if isinstance(found, cdam.Explanation):
+        show(model, picture, prepared, found, look, summed, token, maps)
+        return
     with maps:
-        data = _panels.viewer_data(prepared, explanation, every, look, patch, scale)
+        # As part of the page: a file of its own may be gone before the browser has fetched it.
+        alone = Thumb("", "What the model saw", (_panels.data_url(prepared.view),))
+        _concepts_viewer.thumbs([alone], "Picture", "compare.alone", "list", "large")
+        if isinstance(found, Failed):
+            st.warning(plain(found.message))
+    st.empty()  # at once, in place of what stood below the maps before
+    if isinstance(found, Task):
+        wait_for(found, progress, may_watch)
+
+
+redraw = st.fragment(explore)
+
+
+def wait_for(task: Task, progress: Any, may_watch: bool) -> None:
+    """Have the task done and draw again; where it was cancelled, offer to go on."""
+    is_cancelled = task.key in st.session_state.get("stopped", frozenset())
+    if not (may_watch or is_cancelled):
+        st.session_state["compare.watch"] = True
+        st.rerun()
+    if _methods_jobs.run("compare", [task], progress, _note_cost):
+        st.rerun()
+
+
+def _note_cost(task: Task) -> None:
+    result = _state.recall(task.key)
+    if isinstance(result, cdam.Explanation):
+        _methods_cards.note_cost(task.key[1], result)
+
+
+def show(
+    model: cdam.VisionModel,
+    picture: _state.Picture,
+    prepared: _state.Prepared,
+    explanation: cdam.Explanation,
+    look: _panels.Look,
+    summed: bool,
+    token: str,
+    maps: Any,
+) -> None:
+    """Maps, words, one patch, and files."""
+    drawn = _panels.per_patch(explanation) if summed else explanation
+    scale = _panels.shared_scale(drawn)
+    every = every_class(token.rpartition(".")[0], picture, explanation)
+    patch = current_patch(explanation, token)
+    with maps:
+        data = _panels.viewer_data(
+            prepared, drawn, look, patch, scale, _compare_words.captions(explanation),
+            _panels.scale_bar(drawn, look, scale, _compare_words.scale_note(drawn)), every,
+        )  # fmt: skip
         _viewer.maps(data, key="viewer", on_patch=_on_patch)
-        tell_shares(prepared, explanation)
+        if sentences := _compare_words.shares(prepared, explanation):
+            st.markdown("  \n".join(sentences))
+        if explanation.method != "cdam":
+            st.caption(_compare_words.about(explanation.method))
         if picture.notes:
             st.caption(plain(f"On opening: {'; '.join(picture.notes)}."))
-    inspect(explanation, every, patch, look, scale)
-    _downloads.offer_downloads(
-        _panels.Shown("compare", model, picture, prepared, explanation, explanation, look, scale)
-    )
-    _links.write(picture, [model.class_names[c] for c in classes], method)
+    with st.container():
+        inspect(explanation, every, patch, look)
+        _downloads.offer_downloads(
+            _panels.Shown("compare", model, picture, prepared, explanation, drawn, look, scale)
+        )
+        with st.expander("How to read the maps, and what they do not tell",
+                         icon=":material/help:"):  # fmt: skip
+            st.markdown(_compare_words.how_to_read(explanation.method))
 
 
 def every_class(
-    model_id: str, picture: _state.Picture, settings: dict[str, Any]
-) -> cdam.Explanation:
-    """The map of every class, by plain CDAM, which answers for all of them at once."""
-    heads = {"heads": settings["heads"]} if "heads" in settings else {}
-    return _state.explain(model_id, picture, None, "cdam", heads)
+    model_id: str, picture: _state.Picture, explanation: cdam.Explanation
+) -> cdam.Explanation | None:
+    """The map of every class, by plain CDAM, which answers for all of them at once.
+
+    None for methods that are no variant of it: its numbers would not be theirs.
+    """
+    if explanation.method not in VARIANTS:
+        return None
+    heads = explanation.settings.get("heads")
+    settings = {"heads": tuple(heads)} if heads else {}
+    return _state.explain(model_id, picture, None, "cdam", settings)
+
+
+# ---- what is asked -------------------------------------------------------------------------------
 
 
 def pick_classes(model: cdam.VisionModel, prepared: _state.Prepared, token: str) -> list[int]:
@@ -152,7 +181,7 @@ def pick_classes(model: cdam.VisionModel, prepared: _state.Prepared, token: str)
         st.session_state[a_key], st.session_state[b_key] = preset[:2]
         st.session_state[more_key] = asked[2 : 2 + MAX_MORE]
     st.session_state["pair"] = (st.session_state[a_key], st.session_state[b_key])
-    options, names = list(range(len(model.class_names))), class_labels(model)
+    options, names = list(range(len(model.class_names))), _controls.class_labels(model)
     columns = st.columns([1, 1, 1.4])
     shared = {"options": options, "format_func": names.__getitem__}
     keep_apart = {"on_change": _keep_apart, "args": (token,)}
@@ -164,7 +193,7 @@ def pick_classes(model: cdam.VisionModel, prepared: _state.Prepared, token: str)
         more = st.multiselect(
             "More classes to show", key=more_key, max_selections=MAX_MORE,
             placeholder="Add up to four classes", **shared,
-        )
+        )  # fmt: skip
     chosen = [a, b, *(c for c in more if c not in (a, b))]
     st.session_state["classes"] = (token, chosen)
     return chosen
@@ -178,50 +207,35 @@ def _keep_apart(token: str) -> None:
         st.session_state[a_key], st.session_state[b_key] = old_b, old_a
 
 
-def class_labels(model: cdam.VisionModel) -> list[str]:
-    """Names for lists; a name that several classes share gets its number."""
-    names = model.class_names
-    count = Counter(names)
-    return [f"{name} (class {i})" if count[name] > 1 else name for i, name in enumerate(names)]
-
-
 def pick_look(
-    model: cdam.VisionModel, prepared: _state.Prepared
-) -> tuple[str, dict[str, Any], _panels.Look]:
-    """The quiet controls: variant, head, and how the maps are drawn."""
-    _links.preset_method(VARIANTS, "method")
-    restore({"palette": DEFAULT_PALETTE, "opacity": round(100 * _panels.Look.opacity)})
+    model: cdam.VisionModel, model_id: str, prepared: _state.Prepared
+) -> tuple[str, dict[str, Any], _panels.Look, bool]:
+    """The quiet controls: method, head, how maps are drawn, whether pixels are summed."""
+    _links.preset_method(_controls.VARIANTS_FIRST, "method")
+    _controls.restore()
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        method = st.selectbox(
-            "Method", VARIANTS, format_func=lambda name: METHODS[name].label, key="method",
-            help="  \n".join(f"**{METHODS[m].label}**: {METHODS[m].summary}" for m in VARIANTS),
-            width=165,
+        method = _controls.pick_method(
+            _controls.VARIANTS_FIRST, "method", 220, _controls.method_with_cost(model_id)
         )
+        row = METHODS[method]
         heads = pick_heads(model, method)
-        palette = st.selectbox(
-            "Colours", SIGNED_PALETTES, format_func=lambda name: PALETTES[name].label,
-            key="palette", width=175,
-            help="Zero always has the neutral colour. The standard colours suit the colour-blind.",
-        )
-        opacity = st.slider("Opacity", 0, 100, step=5, format="%d %%", key="opacity", width=150)
-        with st.container(width=130, gap="xsmall"):
+        palette = _controls.pick_palette(165, row.signed)
+        opacity = _controls.pick_opacity(125)
+        # One toggle more does not fit beside the rest: all of them get a line of their own.
+        is_pixel = row.resolution == "pixel"
+        with st.container(
+            horizontal=is_pixel, width="stretch" if is_pixel else 130,
+            gap="medium" if is_pixel else "xsmall",
+        ):  # fmt: skip
             smooth = st.toggle(
                 "Smooth", key="smooth",
                 help="Blend neighbouring patches. For the eye only: the scores stay the same.",
             )
-            outlines = prepared.outlines is not None and st.toggle(
-                "Outlines", key="outlines", help="Draw the true borders of the objects."
-            )
-    look = {key: st.session_state[key] for key in LOOK if key in st.session_state}
-    st.session_state["look"] = st.session_state.get("look", {}) | look
+            summed = _controls.pick_summed(is_pixel)
+            outlines = _controls.pick_outlines(prepared)
+    _controls.remember()
     settings = {} if heads is None else {"heads": (heads,)}
-    return method, settings, _panels.Look(palette, opacity / 100, smooth, outlines)
-
-
-def restore(defaults: dict[str, Any]) -> None:
-    """Set widgets as they were before a visit to another page, where Streamlit forgets them."""
-    for key, value in (defaults | st.session_state.get("look", {})).items():
-        st.session_state.setdefault(key, value)
+    return method, settings, _panels.Look(palette, opacity, smooth, outlines), summed
 
 
 def pick_heads(model: cdam.VisionModel, method: str) -> int | None:
@@ -233,20 +247,18 @@ def pick_heads(model: cdam.VisionModel, method: str) -> int | None:
         ["All", *(f"Head {head + 1}" for head in range(count))],
         key=f"head.{count}",
         disabled=not count,
-        help="An attention head is one of several parallel readers in the last block. Their maps "
-        "add up to the whole. Only plain CDAM can be taken apart like this.",
+        help="An attention head is one of several parallel readers in the last block. Only plain "
+        "CDAM, whose heads add up to the whole, and the attention map can be taken apart like "
+        "this.",
         width=105,
     )
     return None if label == "All" else int(label.removeprefix("Head ")) - 1
 
 
-# ---- what is shown -------------------------------------------------------------------------------
-
-
-def ask(explanation: cdam.Explanation) -> None:
+def ask(method: str, names: list[str], values: np.ndarray) -> None:
     """The question and, in one line, the model's answer."""
-    (a, b), (value_a, value_b) = explanation.labels[:2], explanation.values[:2]
-    st.title(f"Why {plain(a)} rather than {plain(b)}?", anchor=False)
+    (a, b), (value_a, value_b) = names[:2], values[:2]
+    st.title(_compare_words.question(method, a, b), anchor=False)
     winner, lead = (a, value_a - value_b) if value_a >= value_b else (b, value_b - value_a)
     st.markdown(
         f"Logit of {plain(a)}: {signed(value_a)}, of {plain(b)}: {signed(value_b)}. "
@@ -257,6 +269,9 @@ def ask(explanation: cdam.Explanation) -> None:
         ),
         help=_pickers.LOGIT,
     )
+
+
+# ---- one patch -----------------------------------------------------------------------------------
 
 
 def _on_patch() -> None:
@@ -279,47 +294,17 @@ def current_patch(explanation: cdam.Explanation, token: str) -> tuple[int, int]:
     return row, col
 
 
-def tell_shares(
-    prepared: _state.Prepared, explanation: cdam.Explanation
-) -> None:
-    """For a sample with known objects: where the positive evidence lies, in words."""
-    sentences = [
-        share_sentence(label, scores * explanation.content, prepared.regions)
-        for label, target, scores in zip(
-            explanation.labels, explanation.targets, explanation.scores, strict=True
-        )
-        if target["kind"] == "class" and prepared.regions
-    ]
-    if sentences:
-        st.markdown("  \n".join(sentences))
-
-
-def share_sentence(label: str, scores: np.ndarray, regions: dict[str, np.ndarray]) -> str:
-    """E.g. "83 % of the positive evidence for zebra lies on the zebra, 4 % on the elephant."."""
-    if not (scores > 0).any():
-        return f"No patch speaks for {plain(label)}."
-    own_first = sorted(regions, key=lambda name: name != label)
-    places = [
-        f"**{percent(positive_share(scores, regions[name]))}**{{}} on the {plain(name)}"
-        for name in own_first
-    ]
-    present = label in regions
-    whose = f"the positive evidence for {plain(label)}" if present else "its positive evidence"
-    start = "" if present else f"{plain(label)} is not in this picture; "
-    parts = [places[0].format(f" of {whose} lies"), *(place.format("") for place in places[1:])]
-    return f"{start}{', '.join(parts)}."
-
-
 def inspect(
     explanation: cdam.Explanation,
-    every: cdam.Explanation,
+    every: cdam.Explanation | None,
     patch: tuple[int, int],
     look: _panels.Look,
-    scale: float,
 ) -> None:
-    """One patch, and the classes it speaks for and against most, out of all of them."""
+    """One patch: the classes it speaks for and against most, or its scores without signs."""
     rows, cols = explanation.grid
-    st.subheader("One patch, all classes", anchor=False)
+    title = "One patch, all classes" if every is not None else "One patch, the classes shown"
+    st.subheader(title if METHODS[explanation.method].class_specific else "One patch",
+                 anchor=False)  # fmt: skip
     where, left, right = st.columns([1, 1.3, 1.3], gap="medium")
     with where, st.container(horizontal=True):
         st.number_input("Row", 1, rows, key="patch.row", width=95)
@@ -329,20 +314,40 @@ def inspect(
         return
     with where:
         st.caption("Click a patch in any map, or choose it here.")
-    supported, opposed = _panels.patch_bars(every, patch, INSPECTED)
-    full = max((abs(value) for _, value in supported + opposed), default=1.0)
-    against, favour = _panels.bar_colours(look)
-    decimals = decimals_for(scale)
-    for column, title, found, colour in (
-        (left, "Speaks most for", supported, favour),
-        (right, "Speaks most against", opposed, against),
-    ):
-        items = [(name, value, signed(value, decimals)) for name, value in found]
-        with column:
-            _viewer.bars(title, items, full, key=f"bars.{title}", colour=colour,
-                         none="No class at all.")
-    if explanation.method != "cdam":
+    told = every if every is not None else classes_alone(_panels.per_patch(explanation))
+    draw_bars(told, patch, look, (left, right))
+    if every is None:
+        st.caption(f"These values are those of {plain(METHODS[explanation.method].label)}. Only "
+                   "CDAM answers for all classes at once.")  # fmt: skip
+    elif explanation.method != "cdam":
         st.caption("These values are plain CDAM's, which answers for all classes at once.")
+
+
+def classes_alone(explanation: cdam.Explanation) -> cdam.Explanation:
+    """The same without the difference."""
+    kinds = [target["kind"] for target in explanation.targets]
+    return _panels.only(explanation, [i for i, kind in enumerate(kinds) if kind == "class"])
+
+
+def draw_bars(
+    told: cdam.Explanation, patch: tuple[int, int], look: _panels.Look, columns: tuple[Any, Any]
+) -> None:
+    """The patch's scores: for and against, or one list where there are no signs."""
+    supported, opposed = _panels.patch_bars(told, patch, INSPECTED)
+    against, favour = _panels.bar_colours(told.method, look)
+    lists = [("Speaks most for", supported, favour), ("Speaks most against", opposed, against)]
+    row = METHODS[told.method]
+    if not row.signed:
+        supported = supported if row.class_specific else [(row.label, x) for _, x in supported]
+        lists = [("Score of this patch", supported, favour)]
+    full = max((abs(value) for _, value in supported + opposed), default=1.0)
+    scale = float(np.abs(told.scores).max())
+    for column, (title, found, colour) in zip(columns, lists, strict=False):
+        items = [(name, value, _panels.number_text(value, scale, row.signed))
+                 for name, value in found]  # fmt: skip
+        with column:
+            none = "No class at all." if row.signed else "Nothing."
+            _viewer.bars(title, items, full, key=f"bars.{title}", colour=colour, none=none)
 
 
 main()

@@ -15,8 +15,6 @@ from cdam_core.concepts import (
     similarity_of,
     without_one,
 )
-from cdam_core.methods import METHODS
-from cdam_core.pictures import DEFAULT_PALETTE, PALETTES
 from pages import _concepts_desk as desk
 from pages import (
     _concepts_edit,
@@ -24,6 +22,7 @@ from pages import (
     _concepts_panels,
     _concepts_samples,
     _concepts_viewer,
+    _controls,
     _downloads,
     _panels,
     _pickers,
@@ -32,17 +31,15 @@ from pages import (
 )
 from pages._concepts_panels import SIMILARITIES
 from pages._concepts_viewer import Thumb
+from pages._controls import VARIANTS
 from pages._frame import guard
 from pages._words import plain, signed
 
 MAX_SHOWN = 4  # concepts whose maps stand side by side
 STRONGEST = 3  # answers of the classifier that are named
 ENDS = 4  # most and least similar sample pictures with maps
-LOOK = ("method", "palette", "opacity", "outlines")  # keys of widgets
-CHOICES = ("concepts.similarity", "concepts.less", "concepts.way", "concepts.series",
-           "concepts.rank")  # fmt: skip
-VARIANTS = [name for name in METHODS if name == "cdam" or name.endswith("_cdam")]
-SIGNED_PALETTES = [name for name, palette in PALETTES.items() if palette.signed]
+CHOICES = ("concepts.similarity", "concepts.less", "concepts.method", "concepts.way",
+           "concepts.series", "concepts.rank")  # keys of widgets
 
 HOW_TO_READ = """
 **A concept** is the mean of what the model makes of a few example pictures: a point in the space of
@@ -173,17 +170,16 @@ def explore(model_id: str) -> None:
 
 def restore() -> None:
     """Set widgets as they were before a visit to another page, where Streamlit forgets them."""
-    defaults = {"palette": DEFAULT_PALETTE, "opacity": round(100 * _panels.Look.opacity)}
-    kept = defaults | st.session_state.get("look", {}) | st.session_state.get("concepts.kept", {})
-    for key, value in kept.items():
+    _controls.restore()
+    for key, value in st.session_state.get("concepts.kept", {}).items():
         st.session_state.setdefault(key, value)
 
 
 def remember() -> None:
     """Keep what was chosen; the look is shared with the other pages."""
-    for name, keys in (("look", LOOK), ("concepts.kept", CHOICES)):
-        chosen = {key: st.session_state[key] for key in keys if key in st.session_state}
-        st.session_state[name] = st.session_state.get(name, {}) | chosen
+    _controls.remember()
+    chosen = {key: st.session_state[key] for key in CHOICES if key in st.session_state}
+    st.session_state["concepts.kept"] = st.session_state.get("concepts.kept", {}) | chosen
 
 
 def usable_cards(model: cdam.VisionModel) -> dict[int, desk.Card]:
@@ -238,17 +234,9 @@ def pick_look(
             key="concepts.similarity", width=140,
             help="  \n".join(f"**{label}**: {words}" for label, _, words in SIMILARITIES.values()),
         )
-        method = st.selectbox(
-            "Method", VARIANTS, format_func=lambda name: METHODS[name].label, key="method",
-            help="  \n".join(f"**{METHODS[m].label}**: {METHODS[m].summary}" for m in VARIANTS),
-            width=165,
-        )
-        palette = st.selectbox(
-            "Colours", SIGNED_PALETTES, format_func=lambda name: PALETTES[name].label,
-            key="palette", width=160,
-            help="Zero always has the neutral colour. The standard colours suit the colour-blind.",
-        )
-        opacity = st.slider("Opacity", 0, 100, step=5, format="%d %%", key="opacity", width=140)
+        method = _controls.pick_method(VARIANTS, "concepts.method", 165)
+        palette = _controls.pick_palette(160)
+        opacity = _controls.pick_opacity(140)
         with st.container(width=190, gap="xsmall"):
             less_mean = st.toggle(
                 "Less what all share", key="concepts.less",
@@ -256,10 +244,8 @@ def pick_look(
                 help="Subtracts from each concept the mean of your other concepts, which removes "
                 "what all pictures have in common. Dot product only.",
             ) and similarity == "dot" and len(cards) > 1
-            outlines = prepared.outlines is not None and st.toggle(
-                "Outlines", key="outlines", help="Draw the true borders of the objects."
-            )
-    return similarity, less_mean, method, _panels.Look(palette, opacity / 100, False, outlines)
+            outlines = _controls.pick_outlines(prepared)
+    return similarity, less_mean, method, _panels.Look(palette, opacity, False, outlines)
 
 
 def as_asked(

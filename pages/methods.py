@@ -9,9 +9,9 @@ import streamlit as st
 
 import cdam_core as cdam
 from cdam_core.methods import METHODS
-from cdam_core.pictures import DEFAULT_PALETTE, PALETTES
 from cdam_core.sanity import RANDOMISATIONS
 from pages import (
+    _controls,
     _downloads,
     _frame,
     _links,
@@ -24,6 +24,7 @@ from pages import (
     _pickers,
     _state,
 )
+from pages._controls import BY_COST, class_labels
 from pages._methods_cards import COLUMNS, SCALES, Row
 from pages._methods_jobs import Failed
 from pages._methods_tasks import Question, method_task
@@ -32,14 +33,9 @@ from pages._words import plain
 
 MAX_CLASSES = 4
 DRAWN_KEPT = 2 * len(METHODS)
-COSTS = ("instant", "seconds", "minutes")
-# Cheap ones first, so that something is there at once.
-BY_COST = sorted(METHODS, key=lambda name: COSTS.index(METHODS[name].cost))
 # Shown without being asked for; transformer attribution takes as long as all of these together.
 AT_FIRST = [name for name in BY_COST
             if METHODS[name].cost != "minutes" and name != "transformer_attribution"]
-COMPARABLE = [name for name in METHODS if name == "cdam" or name.endswith("_cdam")]
-SIGNED_PALETTES = [name for name, palette in PALETTES.items() if palette.signed]
 
 PURPOSE = (
     "Every method draws its own map of the same answer. See them side by side, and let the model "
@@ -95,7 +91,7 @@ def main() -> None:
         st.info("Open a picture of your own in the menu on the left to begin.")
         return
     prepared = _state.prepare(model_id, picture)
-    if prepared.unfamiliar and not wants_maps_anyway(picture, prepared):
+    if not _pickers.wants_maps_anyway(picture, prepared):
         return
     with st.sidebar:
         _pickers.show_predictions(model, prepared.logits)
@@ -109,19 +105,6 @@ def main() -> None:
         st.info("Choose at least one class and one method.")
     with st.expander("How to read this, and what it does not tell", icon=":material/help:"):
         st.markdown(HOW_TO_READ)
-
-
-def wants_maps_anyway(picture: _state.Picture, prepared: _state.Prepared) -> bool:
-    """Warn instead of showing confident maps of nonsense; the visitor may insist."""
-    st.warning(
-        "This picture is unlike the drawn scenes that this model was trained on, "
-        "so its answers and maps would mean little here.",
-        icon=":material/warning:",
-    )
-    anyway = st.toggle("Show the maps anyway", key=f"anyway.{picture.digest[:16]}")
-    if not anyway:
-        st.image(prepared.view, caption="Your picture, as the model sees it", width=360)
-    return anyway
 
 
 # ---- what is asked -------------------------------------------------------------------------------
@@ -141,19 +124,12 @@ def pick_classes(
         st.session_state[key] = (asked or strongest)[:MAX_CLASSES]
     chosen = st.multiselect(
         "Classes to explain", range(len(model.class_names)), key=key,
-        format_func=lambda index: class_label(model, index), max_selections=MAX_CLASSES,
+        format_func=class_labels(model).__getitem__, max_selections=MAX_CLASSES,
         placeholder="Choose up to four classes",
     )
     if chosen:
         st.session_state["classes"] = (token, list(chosen))
     return tuple(chosen)
-
-
-def class_label(model: cdam.VisionModel, index: int) -> str:
-    """Name for lists; a name that several classes share gets its number."""
-    name = model.class_names[index]
-    is_shared = list(model.class_names).count(name) > 1
-    return f"{name} (class {index})" if is_shared else name
 
 
 def pick_methods(model_id: str) -> list[str]:
@@ -164,23 +140,15 @@ def pick_methods(model_id: str) -> list[str]:
     chosen = st.pills(
         "Methods, and what they cost on this machine", BY_COST, key="methods",
         selection_mode="multi",
-        format_func=lambda name: f"{METHODS[name].label} · {cost_words(model_id, name)}",
+        format_func=_controls.method_with_cost(model_id),
     )
     st.session_state["kept.methods"] = chosen
     return [name for name in BY_COST if name in chosen]
 
 
-def cost_words(model_id: str, method: str) -> str:
-    """What a method costs; measured here where it has run before this visit began."""
-    costs = st.session_state.setdefault(f"costs.{model_id}", {})
-    # Told once per visit: labels that change under the visitor's hand confuse.
-    if method not in costs:
-        costs[method] = _methods_cards.cost_words(model_id, method)
-    return costs[method]
-
-
 def pick_view(prepared: _state.Prepared, has_pixels: bool) -> tuple[Look, str, bool, str]:
     """How maps are drawn, which of them share a scale, and the order of the cards."""
+    _controls.restore()
     with st.container(horizontal=True, vertical_alignment="bottom"):
         order = st.selectbox(
             "Sort by", ["", *COLUMNS], key="sort", width=180,
@@ -192,19 +160,11 @@ def pick_view(prepared: _state.Prepared, has_pixels: bool) -> tuple[Look, str, b
             help="Units differ between methods. Where all signed maps share one scale, those in "
             "small units look empty.",
         )
-        palette = st.selectbox(
-            "Colours", SIGNED_PALETTES, format_func=lambda name: PALETTES[name].label,
-            index=SIGNED_PALETTES.index(DEFAULT_PALETTE), key="palette", width=160,
-            help="Zero always has the neutral colour. Maps without signs are always purple.",
-        )
+        palette = _controls.pick_palette(160)
         with st.container(width=195, gap="xsmall"):
-            summed = has_pixels and st.toggle(
-                "Sum pixels to patches", key="summed",
-                help="Shows, measures and judges pixel maps as if they were patch maps.",
-            )
-            outlines = prepared.outlines is not None and st.toggle(
-                "Outlines", key="outlines", help="Draw the true borders of the objects."
-            )
+            summed = _controls.pick_summed(has_pixels)
+            outlines = _controls.pick_outlines(prepared)
+    _controls.remember()
     return Look(palette, outlines=outlines), sharing, summed, order
 
 
@@ -318,12 +278,9 @@ def show_card(
         words.append(f"Fidelity **{values['fidelity']:.0f}**, box sensitivity "
                      f"**{values['box_sensitivity']:.1f}**.")
     st.caption("  \n".join(words))
-    can_go = row.method in COMPARABLE
     if st.button(
         "Open in Compare classes", key=f"compare.{row.method}", type="tertiary",
-        icon=":material/compare:", disabled=not can_go,
-        help=None if can_go else "That page shows CDAM and its variants: it also asks every patch "
-        "about all classes, which other methods cannot answer at once.",
+        icon=":material/compare:",
     ):
         open_comparison(question, row)
 
@@ -372,7 +329,7 @@ def put_to_the_test(
         st.session_state["judged"] = question.targets[0]
     st.selectbox(
         "Judge the maps of", question.targets, key="judged", width=260,
-        format_func=lambda target: class_label(model, target),
+        format_func=class_labels(model).__getitem__,
     )
     index = judged_class(question)
     measure(question, list(rows.values()), index)

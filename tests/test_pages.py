@@ -418,7 +418,7 @@ def test_an_unfamiliar_picture_gets_a_warning_instead_of_a_map(monkeypatch, no_h
     at = opened()
     assert viewer(at)  # a sample is never warned of
     upload(at, png(own_picture(8)))
-    assert "unlike the drawn scenes" in at.warning[0].value
+    assert "unlike the pictures that this model was trained on" in at.warning[0].value
     assert viewer(at) is None
     assert component(at, "bars") is None
     next(b for b in at.button if b.label == "Use the model for photographs").click().run()
@@ -488,7 +488,7 @@ def test_an_address_names_sample_classes_and_method(model):
     [
         {"sample": "../../secret", "class": "<script>alert(1)</script>", "method": "__import__"},
         {"sample": MANY, "class": [MANY] * 9, "method": MANY},
-        {"class": ["1000000000", "-1", ""], "method": "attention"},
+        {"class": ["1000000000", "-1", ""], "method": ["chefer", "attention"]},
         {"class": ["nothing", "of", "this"], "unknown": "x", "sample": ""},
     ],
     ids=["hostile", "long", "numbers", "unknown"],

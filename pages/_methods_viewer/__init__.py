@@ -6,14 +6,9 @@ Script and style lie beside this file. Text is set as text in the browser, never
 from pathlib import Path
 from typing import Any
 
-import streamlit as st
+from pages._viewer import _component
 
-_FOLDER = Path(__file__).parent
-_card = st.components.v2.component(
-    "cdam_card",
-    js=(_FOLDER / "card.js").read_text(encoding="utf-8"),
-    css=(_FOLDER / "card.css").read_text(encoding="utf-8"),
-)
+_card = _component("card", "dom.js", "cells.css", folder=Path(__file__).parent)
 
 
 def card(data: dict[str, Any], key: str) -> None:

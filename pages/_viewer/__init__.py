@@ -13,14 +13,24 @@ import streamlit as st
 _FOLDER = Path(__file__).parent
 
 
-def _component(name: str) -> Callable[..., Any]:
+def _component(name: str, *shared: str, folder: Path = _FOLDER) -> Callable[..., Any]:
+    """Register the component of ``name.js`` and ``name.css``.
+
+    Args:
+        name: of its files.
+        shared: files of this folder that stand before its own: ``dom.js``, ``cells.css``.
+        folder: where its own files are.
+    """
+    files = [*(_FOLDER / each for each in shared), folder / f"{name}.js", folder / f"{name}.css"]
     script, style = (
-        (_FOLDER / f"{name}.{kind}").read_text(encoding="utf-8") for kind in ("js", "css")
+        "\n".join(file.read_text(encoding="utf-8") for file in files if file.suffix == kind)
+        for kind in (".js", ".css")
     )
     return st.components.v2.component(f"cdam_{name}", js=script, css=style)
 
 
-_maps, _gallery, _bars = _component("maps"), _component("gallery"), _component("bars")
+_maps = _component("maps", "dom.js", "cells.css")
+_gallery, _bars = _component("gallery", "dom.js"), _component("bars", "dom.js")
 
 
 def maps(data: dict[str, Any], key: str, on_patch: Callable[[], None]) -> None:

@@ -1,12 +1,5 @@
 // A list of names with bars and values; the text says everything that the bars show.
 
-const make = (tag, className, parent) => {
-  const node = document.createElement(tag);
-  node.className = className;
-  parent.append(node);
-  return node;
-};
-
 function row(list, item, data) {
   const line = make("li", "row", list);
   make("span", "name", line).textContent = item.name;

@@ -1,14 +1,6 @@
 // A picture on which a box is drawn by mouse, pen or finger; the box is sent once, on release.
 // Number inputs beside it do the same by keyboard and show up here as a dashed box.
 
-const make = (tag, className, parent) => {
-  const node = document.createElement(tag);
-  node.className = className;
-  parent.append(node);
-  return node;
-};
-
-const clamp = (value) => Math.min(Math.max(value, 0), 1);
 const SMALLEST = 0.02; // share of a side: anything less is a click, not a box
 
 class Crop {
@@ -42,8 +34,8 @@ class Crop {
 
   at(event) {
     const box = this.frame.getBoundingClientRect();
-    return [clamp((event.clientX - box.left) / box.width),
-      clamp((event.clientY - box.top) / box.height)];
+    return [clamp((event.clientX - box.left) / box.width, 0, 1),
+      clamp((event.clientY - box.top) / box.height, 0, 1)];
   }
 
   box(event) {
@@ -90,8 +82,6 @@ class Crop {
 
 export default function (component) {
   const { data, parentElement, setTriggerValue } = component;
-  const known = parentElement.querySelector(".crop");
-  const view = known ? known.view : new Crop(parentElement);
-  view.root.view = view;
+  const view = kept(parentElement, "crop", Crop);
   view.update(data, setTriggerValue);
 }

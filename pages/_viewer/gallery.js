@@ -1,21 +1,11 @@
 // Thumbnails as one group of radio buttons: one tab stop, arrow keys move, Enter chooses.
 
-const make = (tag, className, parent) => {
-  const node = document.createElement(tag);
-  node.className = className;
-  parent.append(node);
-  return node;
-};
-
 function move(event, group) {
-  const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
-  if (!step) return;
   const buttons = [...group.children];
-  const at = buttons.indexOf(event.target);
-  const next = buttons[(at + step + buttons.length) % buttons.length];
+  const next = nextButton(event, buttons);
+  if (!next) return;
   buttons.forEach((button) => { button.tabIndex = button === next ? 0 : -1; });
   next.focus();
-  event.preventDefault();
 }
 
 function fill(button, item, isChosen, isTabStop) {

@@ -1,15 +1,6 @@
 // Panels of one picture: hover shows what a patch says, click or Enter selects it everywhere.
 // All text arrives as data and is set as text, never as HTML.
 
-const make = (tag, className, parent) => {
-  const node = document.createElement(tag);
-  node.className = className;
-  parent.append(node);
-  return node;
-};
-
-const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
-
 class Maps {
   constructor(parent) {
     this.root = make("div", "maps", parent);
@@ -84,48 +75,23 @@ class Maps {
     this.bar.src = scale.src;
     this.bar.alt = scale.alt;
     this.low.textContent = scale.low;
-    this.zero.textContent = "0";
+    this.zero.textContent = scale.zero;
     this.high.textContent = scale.high;
     this.note.textContent = scale.note;
   }
 
-  // As few rows as the width allows, all equally full.
   layout() {
-    const count = this.figures.length;
     const width = this.root.clientWidth;
-    if (!count || !width) return;
-    const fitting = clamp(Math.floor(width / (width < 640 ? 150 : 185)), 1, count);
-    const rows = Math.ceil(count / fitting);
-    this.panels.style.setProperty("--cols", Math.ceil(count / rows));
-  }
-
-  cellAt(event) {
-    const part = this.figures.find(({ frame }) => event.composedPath().includes(frame));
-    if (!part) return null;
-    const box = part.frame.getBoundingClientRect();
-    const [rows, cols] = this.data.grid;
-    const row = clamp(Math.floor(((event.clientY - box.top) / box.height) * rows), 0, rows - 1);
-    const col = clamp(Math.floor(((event.clientX - box.left) / box.width) * cols), 0, cols - 1);
-    return { part, cell: [row, col] };
+    layOut(this.panels, this.figures.length, width, width < 640 ? 150 : 185);
   }
 
   mark(kind, cell) {
-    const [rows, cols] = this.data.grid;
-    for (const part of this.figures) {
-      part[kind].hidden = !cell;
-      if (!cell) continue;
-      Object.assign(part[kind].style, {
-        top: `${(100 * cell[0]) / rows}%`,
-        left: `${(100 * cell[1]) / cols}%`,
-        height: `${100 / rows}%`,
-        width: `${100 / cols}%`,
-      });
-    }
+    markCell(this.figures.map((part) => part[kind]), cell, this.data.grid);
   }
 
   hover(event) {
     if (event.pointerType === "touch") return;
-    const found = this.cellAt(event);
+    const found = cellAt(event, this.figures, this.data.grid);
     if (!found) {
       this.leave();
       return;
@@ -133,7 +99,7 @@ class Maps {
     this.cursor = found.cell;
     this.mark("hover", found.cell);
     this.writeTip(found.cell);
-    this.place(found.part.frame);
+    placeTip(this.tip, found.part.frame);
   }
 
   leave() {
@@ -142,7 +108,7 @@ class Maps {
   }
 
   click(event) {
-    const found = this.cellAt(event);
+    const found = cellAt(event, this.figures, this.data.grid);
     if (found) this.select(found.cell);
   }
 
@@ -162,7 +128,7 @@ class Maps {
       this.cursor = [clamp(row + step[0], 0, rows - 1), clamp(col + step[1], 0, cols - 1)];
       this.mark("hover", this.cursor);
       this.writeTip(this.cursor);
-      this.place(this.figures[Math.min(1, this.figures.length - 1)].frame);
+      placeTip(this.tip, this.figures[Math.min(1, this.figures.length - 1)].frame);
       this.live.textContent = this.tip.innerText;
     } else if (event.key === "Enter" || event.key === " ") {
       this.select([row, col]);
@@ -177,48 +143,23 @@ class Maps {
   writeTip([row, col]) {
     const { data } = this;
     const index = row * data.grid[1] + col;
-    this.tip.replaceChildren();
-    make("div", "tip-head", this.tip).textContent = `Row ${row + 1}, column ${col + 1}`;
-    if (!data.content[index]) {
-      make("div", "tip-note", this.tip).textContent = "Padding: no picture here, not counted.";
-      return;
-    }
+    if (!tipHead(this.tip, [row, col], data.content[index])) return;
     const table = make("div", "tip-table", this.tip);
-    data.shown.forEach(({ name, values }) => this.tipRow(table, name, values[index]));
-    this.tipPart("Of all classes, most for", data.supported[index]);
-    this.tipPart("Most against", data.opposed[index]);
+    data.shown.forEach(({ name, values }) => tipRow(table, name, values[index], data));
+    this.tipPart("Of all classes, most for", data.supported[index] || []);
+    this.tipPart("Most against", data.opposed[index] || []);
   }
 
   tipPart(title, found) {
     if (!found.length) return;
     make("div", "tip-note", this.tip).textContent = title;
     const table = make("div", "tip-table", this.tip);
-    found.forEach(([name, value]) => this.tipRow(table, this.data.names[name], value));
-  }
-
-  tipRow(table, name, value) {
-    make("span", "tip-name", table).textContent = name;
-    const sign = value > 0 ? "+" : value < 0 ? "−" : "";
-    const text = sign + Math.abs(value).toFixed(this.data.decimals);
-    make("span", value < 0 ? "tip-value against" : "tip-value for", table).textContent = text;
-  }
-
-  // Below the panel, or above it where the window ends, so that no map in its row is covered.
-  place(frame) {
-    this.tip.hidden = false;
-    const box = frame.getBoundingClientRect();
-    const { offsetWidth: width, offsetHeight: height } = this.tip;
-    const below = box.bottom + 6;
-    const top = below + height > window.innerHeight ? box.top - height - 6 : below;
-    this.tip.style.left = `${clamp(box.left, 4, window.innerWidth - width - 4)}px`;
-    this.tip.style.top = `${clamp(top, 4, window.innerHeight - height - 4)}px`;
+    found.forEach(([name, value]) => tipRow(table, this.data.names[name], value, this.data));
   }
 }
 
 export default function (component) {
   const { data, parentElement, setTriggerValue } = component;
-  const known = parentElement.querySelector(".maps");
-  const view = known ? known.view : new Maps(parentElement);
-  view.root.view = view;
+  const view = kept(parentElement, "maps", Maps);
   view.update(data, setTriggerValue);
 }

@@ -1,21 +1,9 @@
 // Small pictures with a title and a note: to choose one, to press, or to remove one by its cross.
 // All text arrives as data and is set as text, never as HTML.
 
-const make = (tag, className, parent) => {
-  const node = document.createElement(tag);
-  node.className = className;
-  parent.append(node);
-  return node;
-};
-
 function move(event, group) {
-  const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
-  if (!step) return;
-  const buttons = [...group.querySelectorAll(".main")];
-  const at = buttons.indexOf(event.target);
-  if (at < 0) return;
-  buttons[(at + step + buttons.length) % buttons.length].focus();
-  event.preventDefault();
+  const next = nextButton(event, [...group.querySelectorAll(".main")]);
+  if (next) next.focus();
 }
 
 function main(parent, item, data, send) {
