@@ -48,6 +48,7 @@ class Settings:
         batch: scenes per step.
         learning_rate, weight_decay, warmup_steps: of AdamW.
         average: decay of the moving average of the weights, which is what is kept.
+        head_dropout: chance that a feature is hidden from the head in a step.
         token_drop: largest share of patch tokens left out of a step.
         join_share: share of the steps that join scenes in pairs, under both scenes' labels.
         plain_share: share of the scenes composed as the measured ones are, within wider limits; the
@@ -63,10 +64,11 @@ class Settings:
     trained_blocks: int = 1
     batch: int = 64
     learning_rate: float = 1e-3
-    weight_decay: float = 0.05
+    weight_decay: float = 0.5
     warmup_steps: int = 100
-    average: float = 0.998
-    token_drop: float = 0.2
+    average: float = 0.999
+    head_dropout: float = 0.2
+    token_drop: float = 0.5
     join_share: float = 0.0
     plain_share: float = 0.5
     capacity: int = 25_000
@@ -162,6 +164,7 @@ class Trainer:
 
     def __init__(self, model: LateClassTokenViT, settings: Settings, stores: list[TokenStore]):
         self.model, self.settings, self.stores = model.train(), settings, stores
+        model.head_drop.p = settings.head_dropout
         self.rng = np.random.default_rng([settings.seed, 2])
         self.parameters = trained_parameters(model)
         self.averaged = {name: p.detach().clone() for name, p in self.parameters.items()}
@@ -393,9 +396,11 @@ def check(settings: Settings, args: argparse.Namespace) -> str | None:
         return f"--side must be a multiple of {PATCH_SIZE}, at least {4 * PATCH_SIZE}"
     if settings.trained_blocks not in (1, 2):
         return "--trained-blocks must be 1 or 2"
-    shares = (settings.token_drop, settings.join_share, settings.plain_share)
-    if not all(0 <= share <= 1 for share in shares) or settings.token_drop == 1:
-        return "--token-drop, --join-share and --plain-share are shares between 0 and 1"
+    shares = (settings.token_drop, settings.head_dropout, settings.join_share,
+              settings.plain_share)
+    if not all(0 <= share <= 1 for share in shares) or 1 in shares[:2]:
+        return ("--token-drop, --head-dropout, --join-share and --plain-share are shares between "
+                "0 and 1, the first two below 1")
     if args.resume is not None and not args.resume.is_file():
         return "--resume found no model card there"
     return None
