@@ -1,7 +1,6 @@
 """The command line, run as a user runs it."""
 
 import csv
-import json
 import subprocess
 import sys
 
@@ -10,7 +9,9 @@ import pytest
 from PIL import Image
 
 import cdam_core as cdam
+from cdam_core import provenance, replaying, series
 from cdam_core.__main__ import main
+from cdam_core.benchmarks import compactness
 from cdam_core.files import write_atomically
 
 
@@ -24,31 +25,42 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_explain_writes_what_the_library_computes(folder, capsys):
+def rows_in(out):
+    return list(csv.DictReader((out / "table.csv").read_text(encoding="utf-8").splitlines()))
+
+
+def test_explain_writes_what_the_library_computes_and_replay_finds_it_identical(folder, capsys):
     out = folder / "out"
     code = main(["explain", str(folder / "one.png"), "--target", "zebra", "--target",
                  "zebra~elephant", "--method", "integrated_cdam", "--setting", "steps=7",
                  "--out", str(out)])  # fmt: skip
     assert code == 0
+    assert "zebra − elephant" in capsys.readouterr().out
     model = cdam.load_model("scenes")
     image = cdam.open_image(folder / "one.png")
     e = cdam.explain(model, image, ["zebra", cdam.Contrast("zebra", "elephant")],
                      "integrated_cdam", steps=7)  # fmt: skip
-    with np.load(out / "one-simulated.npz") as archive:
-        np.testing.assert_array_equal(archive["scores"], e.scores)
-    record = json.loads((out / "one.json").read_text(encoding="utf-8"))
-    assert record["method"] == "integrated_cdam"
-    assert record["simulated"] is True  # as the card of the scenes model says
-    assert record["settings"] == {"steps": 7, "at": "tokens"}
-    assert record["scale"] == pytest.approx(float(np.abs(e.scores).max()))
-    with Image.open(out / "one-simulated.png") as picture:
-        assert picture.width > 500
-    rows = list(
-        csv.DictReader((out / "one-simulated.csv").read_text(encoding="utf-8").splitlines()[1:])
-    )
-    assert len(rows) == 2 * 16 * 16
-    assert "zebra − elephant" in capsys.readouterr().out
-    assert not list(out.glob("*.part"))
+    assert {path.name for path in out.iterdir()} == {"one-simulated.zip", "table.csv"}
+    content = (out / "one-simulated.zip").read_bytes()
+    np.testing.assert_array_equal(replaying.read(content).arrays[0]["scores"], e.scores)
+    assert content == provenance.pack(model, image, [e])
+    first, second = rows_in(out)
+    assert (first["target"], second["target"]) == ("zebra", "zebra − elephant")
+    assert float(first["value"]) == float(e.values[0])
+    assert float(first["sum_for"]) == pytest.approx(e.scores[0].clip(0)[e.content].sum(), rel=1e-5)
+    assert float(second["sum_against"]) == pytest.approx(
+        e.scores[1].clip(max=0)[e.content].sum(), rel=1e-5)  # fmt: skip
+    assert float(first["compactness"]) == pytest.approx(compactness(e.scores[0][e.content]))
+
+    ask = ["replay", str(out / "one-simulated.zip"), "--image"]
+    assert main([*ask, str(folder / "one.png")]) == 0
+    assert capsys.readouterr().out.startswith("identical")
+    assert main([*ask, str(folder / "two.jpg")]) == 1
+    assert "the picture is another one" in capsys.readouterr().out
+    assert main(ask[:2]) == 2
+    assert "give the picture" in capsys.readouterr().err
+    assert main(["replay", str(folder / "one.png")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_a_folder_goes_on_where_it_stopped_and_names_what_it_left_out(folder, capsys):
@@ -58,27 +70,79 @@ def test_a_folder_goes_on_where_it_stopped_and_names_what_it_left_out(folder, ca
     first = capsys.readouterr()
     assert "broken: left out" in first.out
     assert "1 of 3 images were left out" in first.err
-    stamp = (out / "two-simulated.npz").stat().st_mtime_ns
-    (out / "one.json").unlink()
+    whole = rows_in(out)
+    assert [row["image"] for row in whole] == ["broken", "one", "one", "two", "two"]
+    assert whole[0]["status"] == "left out: unreadable"
+    stamp = (out / "two-simulated.zip").stat().st_mtime_ns
+    (out / "one-simulated.zip").unlink()
+    with (out / "table.csv").open("a") as file:
+        file.write("one,do")  # a stop in the middle of a line
     assert main(arguments) == 1
     second = capsys.readouterr().out
     assert "two: done before" in second
     assert "one: done before" not in second
-    assert (out / "two-simulated.npz").stat().st_mtime_ns == stamp
+    assert (out / "two-simulated.zip").stat().st_mtime_ns == stamp
+    assert rows_in(out) == whole
+    Image.new("RGB", (60, 60), "red").save(folder / "two.jpg")
     main([*arguments, "--target", "zebra"])
     assert "done before" not in capsys.readouterr().out, "another question is another job"
 
 
-def test_a_table_gives_every_image_its_own_target(folder, capsys):
+def test_a_changed_picture_is_done_again_and_a_stop_keeps_what_is_done(
+    folder, capsys, monkeypatch
+):
+    out = folder / "out"
+    (folder / "broken.png").unlink()
+    arguments = ["explain", str(folder), "--target", "owl", "--out", str(out)]
+    original = series.answer
+
+    def stopped(model, image, question):
+        if (out / "one-simulated.zip").exists():
+            raise KeyboardInterrupt
+        return original(model, image, question)
+
+    monkeypatch.setattr(series, "answer", stopped)
+    assert main(arguments) == 2
+    assert "stopped" in capsys.readouterr().err
+    assert [row["image"] for row in rows_in(out)] == ["one"]
+    monkeypatch.undo()
+    assert main(arguments) == 0
+    assert "one: done before" in capsys.readouterr().out
+    Image.new("RGB", (60, 60), "red").save(folder / "one.png")
+    assert main(arguments) == 0
+    told = capsys.readouterr().out
+    assert "one: done before" not in told
+    assert "two: done before" in told
+
+
+def test_a_table_gives_every_image_its_own_target_and_every_method_can_be_asked(folder):
     table = folder / "table.csv"
     table.write_text("image,target\none.png,zebra\ntwo.jpg,3\none.png,dog~cat\n", encoding="utf-8")
     out = folder / "out"
-    assert main(["explain", str(table), "--out", str(out)]) == 0
-    names = [json.loads((out / f"{name}.json").read_text(encoding="utf-8"))["targets"][0]
-             for name in ("one", "two", "one-2")]  # fmt: skip
-    assert names[0]["name"] == "zebra"
-    assert names[1]["index"] == 3
-    assert names[2]["kind"] == "contrast"
+    assert main(["explain", str(table), "--method", "rollout", "--fit", "crop",
+                 "--out", str(out)]) == 0  # fmt: skip
+    assert [(row["image"], row["target"]) for row in rows_in(out)] == [
+        ("one", "zebra"), ("two", "lion"), ("one-2", "dog − cat"),
+    ]  # fmt: skip
+    assert cdam.replay(out / "one-2-simulated.zip", folder / "one.png").is_identical
+
+
+def test_concepts_are_explained_from_their_files(folder, capsys):
+    model = cdam.load_model("scenes")
+    image = cdam.open_image(folder / "one.png")
+    names = []
+    for name, angle in (("noise", 0), ("turned", 90)):
+        concept = cdam.build_concept(model, [image.rotate(angle)], name)
+        names.append(str(folder / f"{name}.safetensors"))
+        concept.save(names[-1])
+    out = folder / "out"
+    assert main(["explain", str(folder / "two.jpg"), "--concept", names[0], "--concept",
+                 "~".join(names), "--out", str(out)]) == 0  # fmt: skip
+    assert [row["target"] for row in rows_in(out)] == ["noise", "noise − turned"]
+    assert cdam.replay(out / "two-simulated.zip", folder / "two.jpg").is_identical
+    assert main(["explain", str(folder / "two.jpg"), "--concept", str(folder / "one.png"),
+                 "--out", str(out)]) == 2  # fmt: skip
+    assert "no readable concept" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
