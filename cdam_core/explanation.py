@@ -166,6 +166,12 @@ def explain(
             f"{chosen.label} needs one pass per class, so it cannot answer for ALL at once; "
             "give a list of classes.",
         )
+    if model.pool == "avg" and chosen.pooling == "token":
+        raise BadTarget(
+            "unsupported",
+            f"{chosen.label} explains models that read their answer from a class token, and this "
+            "one averages its patches; use the variant pooled_cdam (see docs/models.md).",
+        )
     resolved = chosen.resolve_settings(settings)
     targets = resolve(model, target)
     # A caller's inference mode would forbid the gradients that the methods need.

@@ -77,7 +77,7 @@ class VisionModel:
         input_size: (height, width) in pixels that ``preprocess`` produces.
         patch_size: (height, width) in pixels of what one patch token stands for.
         pool: how the answer is read: "token", from the class token, or "avg", from the average of
-            all patches, which only ``POOLED_METHODS`` and the gradient methods explain.
+            all patches, which ``pooled_cdam`` and the gradient methods explain.
         closed_form: True where the closed form of CDAM applies (see ``methods.cdam``).
         bank: embeddings of the training data, or None; tells an unfamiliar picture.
         simulated: True for a model of simulated data; pictures and reports are stamped.
@@ -313,8 +313,8 @@ def wrap(
         class_names: one name per output; None: "class 0", "class 1", ...
         mean, std: normalisation; None: the module's ``pretrained_cfg``, else ImageNet's.
         pool: "token" reads the class token of a backbone without a head that averages its patches
-            by default (DINOv3); "avg" explains a model that averages its patches, by the variant in
-            ``POOLED_METHODS``; None: as the module does by itself, which must be by a class token.
+            by default (DINOv3); "avg" explains a model that averages its patches, by the variant
+            ``pooled_cdam``; None: as the module does by itself, which must be by a class token.
         model_id: name used in results.
         input_size: (height, width); None: the size the module was built for.
         bank: embeddings of the training data.

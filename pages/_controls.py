@@ -16,10 +16,12 @@ from pages import _methods_cards, _state
 from pages._panels import Look
 
 COSTS = ("instant", "seconds", "minutes")
+# The models of the app read their answer from a class token.
+OFFERED = [name for name in METHODS if METHODS[name].pooling != "avg"]
 # Cheap ones first, so that something is there at once.
-BY_COST = sorted(METHODS, key=lambda name: COSTS.index(METHODS[name].cost))
+BY_COST = sorted(OFFERED, key=lambda name: COSTS.index(METHODS[name].cost))
 # They share the closed form, and plain CDAM's answers for all classes at once speak for them all.
-VARIANTS = [name for name in METHODS if name == "cdam" or name.endswith("_cdam")]
+VARIANTS = [name for name in OFFERED if name == "cdam" or name.endswith("_cdam")]
 VARIANTS_FIRST = [*VARIANTS, *(name for name in BY_COST if name not in VARIANTS)]
 SIGNED_PALETTES = [name for name, palette in PALETTES.items() if palette.signed]
 LOOK = ("method", "palette", "opacity", "smooth", "summed", "outlines")  # keys of widgets

@@ -8,6 +8,8 @@ from cdam_core.methods.cams import attention_grad_cam, grad_cam
 from cdam_core.methods.cdam import integrated_cdam, plain_cdam, smooth_cdam
 from cdam_core.methods.gradients import input_x_gradient, integrated_gradients, smoothgrad
 from cdam_core.methods.lrp import partial_lrp, transformer_attribution
+from cdam_core.methods.pooled import PATHS as POOLED_PATHS
+from cdam_core.methods.pooled import pooled_cdam
 from cdam_core.methods.relevance import relevance_propagation, rollout
 
 PAPER = "Brocki, Binda, Chung, arXiv 2312.02364"
@@ -75,6 +77,23 @@ METHODS: dict[str, Method] = {
             settings=(Setting("steps", 50, "Number of steps.", "integer", 2, 10_000), AT),
         ),
         Method(
+            "pooled_cdam",
+            "CDAM of averaged patches",
+            pooled_cdam,
+            f"variant of {PAPER}, Eq. 2; see docs/models.md",
+            "For models that average their patches: what a patch says through the attention and "
+            "what it carries past it. For all others it is CDAM itself.",
+            pooling="avg",
+            settings=(
+                Setting(
+                    "path",
+                    "both",
+                    "Through the last attention, past it into the average (residual), or both.",
+                    choices=POOLED_PATHS,
+                ),
+            ),
+        ),
+        Method(
             "attention",
             "Attention map",
             attention_map,
@@ -138,6 +157,7 @@ METHODS: dict[str, Method] = {
             "Selvaraju et al., ICCV 2017, arXiv 1610.02391, on the last block's tokens",
             "Features that raise the target, and where they are strong; shows support only.",
             signed=False,
+            pooling="any",
         ),
         Method(
             "input_x_gradient",
@@ -147,6 +167,7 @@ METHODS: dict[str, Method] = {
             "How the target moves with every pixel, times the pixel; fine-grained and noisy.",
             resolution="pixel",
             needs="pixels",
+            pooling="any",
         ),
         Method(
             "smoothgrad",
@@ -158,6 +179,7 @@ METHODS: dict[str, Method] = {
             needs="pixels",
             cost="minutes",
             steps=True,
+            pooling="any",
             settings=(
                 Setting("n", 50, "Number of noise draws.", "integer", 1, 10_000),
                 Setting(
@@ -182,6 +204,7 @@ METHODS: dict[str, Method] = {
             needs="pixels",
             cost="minutes",
             steps=True,
+            pooling="any",
             settings=(
                 Setting("steps", 50, "Number of steps.", "integer", 1, 10_000),
                 Setting(
@@ -202,6 +225,7 @@ METHODS: dict[str, Method] = {
             needs="pixels",
             cost="minutes",
             steps=True,
+            pooling="any",
         ),
     )
 }

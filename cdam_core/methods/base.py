@@ -99,6 +99,8 @@ class Method:
         needs: "encoding" | "pixels".
         cost: "instant" | "seconds" | "minutes".
         steps: whether it works in batches, reports progress and can be cancelled between them.
+        pooling: which models it is made for, by how they read their answer: "token" | "avg" (the
+            average of all patches) | "any".
         settings: the settings, in order.
     """
 
@@ -114,6 +116,7 @@ class Method:
     needs: str = "encoding"
     cost: str = "instant"
     steps: bool = False
+    pooling: str = "token"
     settings: tuple[Setting, ...] = ()
 
     def resolve_settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
