@@ -26,12 +26,7 @@ MODELS = [*VARIANTS, "late"]
 ASKED = [0, cdam.Contrast(1, 3), 4]
 
 
-def supported(model_id, method_id):
-    """The attention map is known in closed form only."""
-    return method_id != "attention" or model_id == "late" or VARIANTS[model_id][1]
-
-
-CASES = [(m, k) for m in MODELS for k in cdam.METHODS if supported(m, k)]
+CASES = [(m, k) for m in MODELS for k in cdam.METHODS]
 
 
 @pytest.fixture(scope="module")

@@ -99,14 +99,38 @@ class OwnBlock(Block):
 @pytest.mark.parametrize("make", [lambda: tiny_vit(block_fn=OwnBlock), tiny_distilled_vit])
 def test_what_cannot_be_followed_is_refused_in_one_sentence(make, pixels):
     model = cdam.wrap(make())
-    for method in ("relevance_propagation", "rollout", "partial_lrp", "transformer_attribution",
-                   "attention_grad_cam"):  # fmt: skip
+    for method in ("attention", "relevance_propagation", "rollout", "partial_lrp",
+                   "transformer_attribution", "attention_grad_cam"):  # fmt: skip
         with pytest.raises(cdam.BadTarget) as caught:
             cdam.explain(model, pixels, 0, method)
         assert caught.value.reason == "unsupported"
         assert str(caught.value).endswith(".")
     for method in ("cdam", "grad_cam", "input_x_gradient", "token_ablation"):
         assert np.isfinite(cdam.explain(model, pixels, 0, method).scores).all()
+
+
+def test_the_attention_map_is_the_class_row_of_whole_matrices(opened_module, pixels):
+    """Norms of queries and keys included; single heads, and what the prefix tokens hold."""
+    model = cdam.wrap(opened_module)
+    rows = twins.explicit_forward(opened_module, pixels).attention[-1][:, 0].detach()
+    assert_rows(cdam.explain(model, pixels, 0, "attention"), 0, rows.mean(0), opened_module)
+    for head in range(len(rows)):
+        e = cdam.explain(model, pixels, 0, "attention", heads=[head])
+        assert_rows(e, 0, rows[head], opened_module)
+    both = cdam.explain(model, pixels, 0, "attention", heads=[0, 2])
+    assert_rows(both, 0, rows[[0, 2]].mean(0), opened_module)
+    assert float(both.scores.sum() + both.rest[0]) == pytest.approx(1, abs=1e-6)
+
+
+def test_norms_of_queries_and_keys_change_the_attention(pixels):
+    """The case that the short way cannot do is a case of its own."""
+    model = cdam.wrap(tiny_module("qk_norm"))
+    assert not model.closed_form
+    normed = cdam.explain(model, pixels, 0, "attention").scores
+    attn = model.module.blocks[-1].attn
+    tokens = TokenSets.of(model.last_norm(model.encode(pixels).tokens))
+    without = class_attention(attn, tokens).probabilities[0].mean(0)[1:].reshape(4, 6)
+    assert np.abs(normed[0] - without.numpy()).max() > 0.01
 
 
 # ---- relevance propagation and rollout -----------------------------------------------------------
@@ -280,3 +304,38 @@ def test_grad_cam_shares_the_gradient_of_cdam(model, pixels):
     expected = (tokens[0, 1:] @ weights).clamp(min=0).reshape(4, 6)
     got = cdam.explain(model, pixels, 1, "grad_cam").scores[0]
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-9)
+
+
+# ---- several targets -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["relevance_propagation", "transformer_attribution"])
+@pytest.mark.parametrize("name", ["registers", "qk_norm", "late"])
+def test_targets_of_one_walk_do_not_touch_each_other(name, method, pixels):
+    """Bit for bit the same alone, in a list, and in another order."""
+    model = cdam.wrap(tiny_module(name))
+    asked = [0, cdam.Contrast(1, 3), 4, 0]
+    together = cdam.explain(model, pixels, asked, method)
+    for index, target in enumerate(asked):
+        alone = cdam.explain(model, pixels, target, method)
+        np.testing.assert_array_equal(together.scores[index], alone.scores[0])
+        assert together.rest[index] == alone.rest[0]
+    turned = cdam.explain(model, pixels, asked[::-1], method)
+    np.testing.assert_array_equal(turned.scores[::-1], together.scores)
+
+
+@pytest.mark.parametrize("method", ["relevance_propagation", "transformer_attribution"])
+def test_attention_rows_are_computed_once_for_all_targets(method, pixels, monkeypatch):
+    model, calls = cdam.wrap(tiny_vit()), []
+    rows = laid_open.OpenAttention.rows
+
+    def counted(parts, chunk):
+        calls.append(chunk)
+        return rows(parts, chunk)
+
+    monkeypatch.setattr(laid_open.OpenAttention, "rows", counted)
+    cdam.explain(model, pixels, 0, method)
+    once = len(calls)
+    calls.clear()
+    cdam.explain(model, pixels, [0, 1, cdam.Contrast(2, 3)], method)
+    assert len(calls) == once == len(model.module.blocks)

@@ -24,24 +24,21 @@ from torch import Tensor, nn
 from cdam_core.errors import BadTarget
 from cdam_core.methods.base import Relevance, patch_scores
 from cdam_core.methods.blocks import (
-    AttentionGradient,
     OpenAttention,
     Trace,
     blocks_of,
-    class_value_gradient,
     close_block,
     open_attention,
-    pull_through_rows,
     require_class_row,
     require_open,
     split_context,
     trace,
 )
 from cdam_core.methods.relevance import (
-    ClassRow,
+    GradientRow,
     backwards,
-    input_gradient,
     rows_relevance,
+    start_walks,
     weigh_rows,
 )
 from cdam_core.models import Encoding, VisionModel
@@ -116,45 +113,75 @@ def transformer_attribution(model: VisionModel, pixels: Tensor, targets: Targets
     steps = trace(model, pixels)
     for block in model.module.blocks:
         require_layers(block)
-    walks = [_attribute(model, steps, targets, index) for index in range(len(targets))]
+    walks = [Attribution(steps) for _ in range(len(targets))]
+    for index, block, tokens in backwards(model.module, steps):
+        with torch.no_grad():
+            # The attention is the same for every target, so its rows are computed once for all.
+            parts, count = open_attention(block, tokens), walks[0].count(index)
+            rows, context = tokens[:, :count], parts.context(count)
+            if index == walks[0].last:
+                out = close_block(block, rows, context)
+                start_walks(model, walks, out, targets)
+                for target, walk in enumerate(walks):
+                    walk.start(model, out, _sides(targets, target))
+            for walk in walks:
+                walk.enter(index, block, rows, context, parts)
+            for chunk in parts.chunks(count):
+                logits, attention = parts.rows(chunk)
+                for walk in walks:
+                    walk.gather(index, chunk, logits, attention)
+            for walk in walks:
+                walk.leave(model.module, steps, index)
     return rows_relevance(model, pixels, steps, targets, walks)
 
 
-def _attribute(model: VisionModel, steps: Trace, targets: Targets, target: int) -> ClassRow:
-    """The class row after all blocks, for one target."""
-    walk, gradient, relevances = ClassRow(steps), None, []
-    sides = _sides(targets, target)
-    for index, block, tokens in backwards(model.module, steps):
-        with torch.no_grad():
-            parts, count = open_attention(block, tokens), walk.count(index)
-            rows, context = tokens[:, :count], parts.context(count)
-            if gradient is None:
-                out = close_block(block, rows, context)
-                gradient = class_value_gradient(model, out, targets, target)
-                relevances = [_of_class_row(model, out, row, CONSERVING) for _, row in sides]
-            of_rows, of_context = pull_through_rows(block, rows, context, gradient)
-            flow = AttentionGradient(parts, of_context)
-            shares = [AttentionRelevance(block, rows, context, parts, each) for each in relevances]
-            row = walk.entering(index)
-            gathered = torch.zeros_like(row)
-            for chunk in parts.chunks(count):
-                logits, attention = parts.rows(chunk)
-                of_attention = flow.of_probabilities(chunk)
-                found = [share.of_probabilities(chunk, attention) for share in shares]
-                both = sum(sign * each for (sign, _), each in zip(sides, found, strict=True))
-                gathered += weigh_rows(row[chunk], of_attention * both)
-                if index:
-                    flow.add(chunk, attention, of_attention.mul_(attention))
-                    for share, each in zip(shares, found, strict=True):
-                        share.add(chunk, logits, attention, each)
-            walk.row = row + gathered
-            if index:
-                gradient = input_gradient(model.module, steps, index, flow, of_rows)
-                relevances = [share.of_input(tokens) for share in shares]
-                if walk.is_late and index == walk.last:
-                    for each in relevances:
-                        each[:, 0] = 0  # nothing of the backbone's own class token is read
-    return walk
+class Attribution(GradientRow):
+    """Transformer attribution for one target.
+
+    Attributes:
+        signs: +1 for the target, -1 for what it is contrasted with.
+        relevances: per sign, (1, R, d) of the rows leaving the block that is next.
+        shares: per sign, what is handed down through the present block's attention.
+    """
+
+    signs: list[int]
+    relevances: list[Tensor]
+    shares: list["AttentionRelevance"]
+
+    def start(self, model: VisionModel, out: Tensor, sides: list[tuple[int, Tensor]]) -> None:
+        """Relevance 1 at the target, handed down to the class row leaving the last block."""
+        self.signs = [sign for sign, _ in sides]
+        self.relevances = [_of_class_row(model, out, row, CONSERVING) for _, row in sides]
+
+    def enter(
+        self, index: int, block: nn.Module, rows: Tensor, context: Tensor, parts: OpenAttention
+    ) -> None:
+        """Come to a block from above."""
+        super().enter(index, block, rows, context, parts)
+        self.shares = [
+            AttentionRelevance(block, rows, context, parts, each) for each in self.relevances
+        ]
+
+    def gather(self, index: int, chunk: slice, logits: Tensor, attention: Tensor) -> None:
+        """Take up the share of a chunk of queries, (H, r, M) logits and attention."""
+        of_attention = self.flow.of_probabilities(chunk)
+        found = [share.of_probabilities(chunk, attention) for share in self.shares]
+        both = sum(sign * each for sign, each in zip(self.signs, found, strict=True))
+        self.gathered += weigh_rows(self.row[chunk], of_attention * both)
+        if index:
+            self.flow.add(chunk, attention, of_attention.mul_(attention))
+            for share, each in zip(self.shares, found, strict=True):
+                share.add(chunk, logits, attention, each)
+
+    def leave(self, module: nn.Module, steps: Trace, index: int) -> None:
+        """Go on to the block below."""
+        super().leave(module, steps, index)
+        if not index:
+            return
+        self.relevances = [share.of_input(steps.inputs[index]) for share in self.shares]
+        if self.is_late and index == self.last:
+            for each in self.relevances:
+                each[:, 0] = 0  # nothing of the backbone's own class token is read
 
 
 # ---- rules --------------------------------------------------------------------------------------

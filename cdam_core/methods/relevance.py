@@ -10,7 +10,7 @@ backbone's own class token takes part in them as an ordinary token that starts w
 the late class token keeps for itself is counted in ``rest``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from cdam_core.methods.base import Relevance, patch_scores
 from cdam_core.methods.blocks import (
     AttentionGradient,
+    OpenAttention,
     Trace,
     class_value_gradient,
     close_block,
@@ -53,7 +54,22 @@ def relevance_propagation(model: VisionModel, pixels: Tensor, targets: Targets) 
         tokens, the 1 of the identity that the product starts from included.
     """
     steps = trace(model, pixels)
-    walks = [_propagate(model, steps, targets, index) for index in range(len(targets))]
+    walks = [Propagation(steps) for _ in range(len(targets))]
+    for index, block, tokens in backwards(model.module, steps):
+        with torch.no_grad():
+            # The attention is the same for every target, so its rows are computed once for all.
+            parts, count = open_attention(block, tokens), walks[0].count(index)
+            rows, context = tokens[:, :count], parts.context(count)
+            if index == walks[0].last:
+                start_walks(model, walks, close_block(block, rows, context), targets)
+            for walk in walks:
+                walk.enter(index, block, rows, context, parts)
+            for chunk in parts.chunks(count):
+                _, attention = parts.rows(chunk)
+                for walk in walks:
+                    walk.gather(index, chunk, attention)
+            for walk in walks:
+                walk.leave(model.module, steps, index)
     return rows_relevance(model, pixels, steps, targets, walks)
 
 
@@ -117,29 +133,54 @@ class ClassRow:
         return self.row
 
 
-def _propagate(model: VisionModel, steps: Trace, targets: Targets, target: int) -> ClassRow:
-    """The class row after all blocks, for one target."""
-    walk, gradient = ClassRow(steps), None
-    for index, block, tokens in backwards(model.module, steps):
-        with torch.no_grad():
-            parts, count = open_attention(block, tokens), walk.count(index)
-            rows, context = tokens[:, :count], parts.context(count)
-            if gradient is None:
-                out = close_block(block, rows, context)
-                gradient = class_value_gradient(model, out, targets, target)
-            of_rows, of_context = pull_through_rows(block, rows, context, gradient)
-            flow = AttentionGradient(parts, of_context)
-            row = walk.entering(index)
-            gathered = torch.zeros_like(row)
-            for chunk in parts.chunks(count):
-                _, attention = parts.rows(chunk)
-                product = attention * flow.of_probabilities(chunk)
-                gathered += weigh_rows(row[chunk], product)
-                if index:
-                    flow.add(chunk, attention, product)
-            walk.row = row + gathered
-            gradient = input_gradient(model.module, steps, index, flow, of_rows) if index else None
-    return walk
+class GradientRow(ClassRow):
+    """A class row with the gradient of its target's value, which flows back beside it.
+
+    Attributes:
+        gradient: (1, R, d) of the rows leaving the block that is next.
+        flow: what has flowed back through the present block's attention.
+        of_rows: (1, R, d) what has flowed back past it.
+        gathered: (M,) what the row takes up in the present block.
+    """
+
+    gradient: Tensor
+    flow: AttentionGradient
+    of_rows: Tensor
+    gathered: Tensor
+
+    def enter(
+        self, index: int, block: nn.Module, rows: Tensor, context: Tensor, parts: OpenAttention
+    ) -> None:
+        """Come to a block from above."""
+        self.of_rows, of_context = pull_through_rows(block, rows, context, self.gradient)
+        self.flow = AttentionGradient(parts, of_context)
+        self.row = self.entering(index)
+        self.gathered = torch.zeros_like(self.row)
+
+    def leave(self, module: nn.Module, steps: Trace, index: int) -> None:
+        """Go on to the block below."""
+        self.row = self.row + self.gathered
+        if index:
+            self.gradient = input_gradient(module, steps, index, self.flow, self.of_rows)
+
+
+class Propagation(GradientRow):
+    """Relevance propagation for one target."""
+
+    def gather(self, index: int, chunk: slice, attention: Tensor) -> None:
+        """Take up the share of a chunk of queries, (H, r, M) attention."""
+        product = attention * self.flow.of_probabilities(chunk)
+        self.gathered += weigh_rows(self.row[chunk], product)
+        if index:
+            self.flow.add(chunk, attention, product)
+
+
+def start_walks(
+    model: VisionModel, walks: Sequence[GradientRow], out: Tensor, targets: Targets
+) -> None:
+    """Hand every walk the gradient of its target at the class row leaving the last block."""
+    for target, walk in enumerate(walks):
+        walk.gradient = class_value_gradient(model, out, targets, target)
 
 
 def weigh_rows(row: Tensor, products: Tensor) -> Tensor:
@@ -163,7 +204,7 @@ def backwards(module: nn.Module, steps: Trace) -> Iterator[tuple[int, nn.Module,
 
 
 def rows_relevance(
-    model: VisionModel, pixels: Tensor, steps: Trace, targets: Targets, walks: list[ClassRow]
+    model: VisionModel, pixels: Tensor, steps: Trace, targets: Targets, walks: Sequence[ClassRow]
 ) -> Relevance:
     """The rows of all targets as maps of patches."""
     tokens = torch.stack([walk.row for walk in walks], dim=1)
