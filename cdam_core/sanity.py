@@ -9,6 +9,7 @@ of ``RANDOMISATIONS`` makes a new model out of a given one; the given one is nev
 """
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
+from cdam_core.benchmarks import pearson
 from cdam_core.errors import BadTarget
 from cdam_core.models import VisionModel, wrap
 
@@ -140,10 +142,7 @@ def randomise(model: VisionModel, how: str, seed: int = 0) -> VisionModel:
 
 def correlation(one: np.ndarray, other: np.ndarray) -> float:
     """Pearson's correlation of two maps of the same shape; NaN where one of them is flat."""
-    a, b = (np.asarray(each, np.float64).ravel() for each in (one, other))
-    a, b = a - a.mean(), b - b.mean()
-    length = np.sqrt((a @ a) * (b @ b))
-    return float(np.clip(a @ b / length, -1, 1)) if length > 0 else float("nan")
+    return pearson(one, other, flat=math.nan)
 
 
 # ---- changing a copy ----------------------------------------------------------------------------

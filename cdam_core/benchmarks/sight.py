@@ -149,9 +149,9 @@ def to_patches(scores: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     return scores.reshape(rows, scores.shape[0] // rows, cols, -1).sum((1, 3))
 
 
-def pearson(one: np.ndarray, two: np.ndarray) -> float:
-    """Pearson correlation; 0 where one of the two does not vary."""
+def pearson(one: np.ndarray, two: np.ndarray, flat: float = 0.0) -> float:
+    """Pearson correlation, -1 to 1; ``flat`` where one of the two does not vary."""
     one, two = (np.asarray(each, np.float64).ravel() for each in (one, two))
     one, two = one - one.mean(), two - two.mean()
     scale = np.sqrt((one**2).sum()) * np.sqrt((two**2).sum())
-    return float((one * two).sum() / scale) if scale > 0 else 0.0
+    return float(np.clip((one * two).sum() / scale, -1, 1)) if scale > 0 else flat
