@@ -215,12 +215,12 @@ def pick_look(
     _controls.restore()
     with st.container(horizontal=True, vertical_alignment="bottom"):
         method = _controls.pick_method(
-            _controls.VARIANTS_FIRST, "method", 220, _controls.method_with_cost(model_id)
+            _controls.VARIANTS_FIRST, "method", 250, _controls.method_with_cost(model_id)
         )
         row = METHODS[method]
         heads = pick_heads(model, method)
-        palette = _controls.pick_palette(165, row.signed)
-        opacity = _controls.pick_opacity(125)
+        palette = _controls.pick_palette(155, row.signed)
+        opacity = _controls.pick_opacity(120)
         # One toggle more does not fit beside the rest: all of them get a line of their own.
         is_pixel = row.resolution == "pixel"
         with st.container(
@@ -250,7 +250,7 @@ def pick_heads(model: cdam.VisionModel, method: str) -> int | None:
         help="An attention head is one of several parallel readers in the last block. Only plain "
         "CDAM, whose heads add up to the whole, and the attention map can be taken apart like "
         "this.",
-        width=105,
+        width=95,
     )
     return None if label == "All" else int(label.removeprefix("Head ")) - 1
 

@@ -87,7 +87,6 @@ def test_a_change_of_mind_while_computing_wins(methods):
 
 def test_a_card_leads_to_the_comparison(methods):
     page = methods(names=("integrated_cdam", "attention"), classes=("owl", "cat"))
-    expect(button(page, "compare-attention").first).to_be_disabled()
     button(page, "compare-integrated_cdam").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Why owl rather than cat?",
                                                               timeout=LONG)
@@ -97,6 +96,49 @@ def test_a_card_leads_to_the_comparison(methods):
     expect(cards(page)).to_have_count(2, timeout=LONG)  # as it was left
     settle(page)
     expect(cards(page).first.locator(".title")).to_have_text(["owl", "cat"])
+
+
+def test_maps_from_pixels_are_taken_to_the_comparison_under_their_own_names(methods):
+    page = methods(names=("rollout", "input_x_gradient"), classes=("owl", "cat"))
+    button(page, "compare-rollout").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Where does the model look?",
+                                                              timeout=LONG)
+    settle(page)
+    expect(page.locator(".maps .title")).to_have_text(["What the model saw", "Attention rollout"])
+    expect(page.locator(".maps .note").last).to_have_text("the same for every class")
+    expect(page.locator(".maps .low")).to_have_text("0")
+    expect(page.locator(".maps .zero")).to_have_text("")
+    expect(page.get_by_text("Speaks most")).to_have_count(0)
+    assert "class=owl&class=cat&method=rollout" in page.url
+    page.get_by_role("link", name="Methods").click()
+    expect(cards(page)).to_have_count(2, timeout=LONG)
+    settle(page)
+    button(page, "compare-input_x_gradient").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Why owl rather than cat?",
+                                                              timeout=LONG)
+    settle(page)
+    expect(page.locator(".maps .badge:visible")).to_have_text(["A", "B", "A − B"])
+    expect(page.locator(".scale-note")).to_contain_text("Score per pixel, in logits.")
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Picture (PNG)").click()
+    assert waiting.value.suggested_filename.startswith("cdam_scenes_input_x_gradient_owl_cat")
+
+
+def test_a_slow_map_of_the_comparison_can_be_cancelled(visit):
+    page = visit("/?class=zebra&class=elephant")
+    page.get_by_role("combobox", name="Method").click()
+    page.keyboard.type("SmoothG")
+    page.keyboard.press("Enter")
+    button(page, "stop-compare").click(timeout=LONG)
+    expect(page.get_by_text("left out: SmoothGrad")).to_be_visible(timeout=LONG)
+    settle(page)
+    expect(page.locator(".maps")).to_have_count(0)
+    expect(page.get_by_text("One patch")).to_have_count(0)  # nothing of the map before is left
+    page.get_by_role("combobox", name="Method").click()
+    page.keyboard.type("Integrated CD")
+    page.keyboard.press("Enter")
+    expect(page.locator(".maps .badge:visible")).to_have_text(["A", "B", "A − B"], timeout=LONG)
+    settle(page)
 
 
 def test_the_sanity_check_and_the_sheet(methods):

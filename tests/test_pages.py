@@ -488,7 +488,7 @@ def test_an_address_names_sample_classes_and_method(model):
     [
         {"sample": "../../secret", "class": "<script>alert(1)</script>", "method": "__import__"},
         {"sample": MANY, "class": [MANY] * 9, "method": MANY},
-        {"class": ["1000000000", "-1", ""], "method": ["chefer", "attention"]},
+        {"class": ["1000000000", "-1", ""], "method": "chefer"},
         {"class": ["nothing", "of", "this"], "unknown": "x", "sample": ""},
     ],
     ids=["hostile", "long", "numbers", "unknown"],
