@@ -84,3 +84,10 @@ class BadRecord(CdamError):
 
     REASONS = ("unreadable", "too-large", "unsafe", "damaged", "other-version", "needs-model",
                "needs-image")  # fmt: skip
+
+
+class BadScan(CdamError):
+    """A CT scan, or a set of annotations of one, that no crop can be taken from."""
+
+    REASONS = ("not-found", "damaged", "unreadable", "compressed", "geometry", "missing-slices",
+               "wrong-type")  # fmt: skip
