@@ -383,10 +383,10 @@ def values_without_patches(module: nn.Module, tokens: Tensor, normed: Tensor, pr
     """The values when the class token cannot see the patches in the last block.
 
     Leaving the patches out of the block is the same as giving them no attention: the prefix tokens
-    share all of it. Works for any kind of block.
+    share all of it.
 
     Args:
-        module: timm ViT.
+        module: timm ViT whose last block is timm's own.
         tokens: (B, M, d) residual stream entering the last block.
         normed: (B, M, d) tokens T.
         prefix: number of prefix tokens; these stay.

@@ -23,13 +23,18 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from cdam_core.errors import BadImage, BadTarget
 from cdam_core.explanation import explain
 from cdam_core.last_block import TokenSets, relevance_by_head, values_without_patches
 from cdam_core.methods import METHODS
-from cdam_core.methods.blocks import open_attention, require_open
+from cdam_core.methods.blocks import (
+    blocks_of,
+    open_attention,
+    require_class_row,
+    require_open,
+)
 from cdam_core.models import Encoding, VisionModel
 from cdam_core.targets import Target, resolve
 
@@ -96,7 +101,8 @@ def take_apart(model: VisionModel, encoding: Encoding, target: Target) -> Mechan
     """Attention and relevance of every patch in every head.
 
     Where the closed form does not apply, ``scores`` come from autograd and there is no split into
-    heads and paths; the attention is still given where the last block is timm's own.
+    heads and paths; the attention is still given where the last block is timm's own and one class
+    token is read.
 
     Args:
         model: adapted ViT.
@@ -117,7 +123,7 @@ def _parts(
     model: VisionModel, encoding: Encoding, target: Target
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """(H, rows, cols) attention and (T, H, rows, cols) relevance by path; None: not to be had."""
-    prefix, grid, block = model.num_prefix_tokens, encoding.grid, model.module.blocks[-1]
+    prefix, grid = model.num_prefix_tokens, encoding.grid
 
     def patches(tokens: Tensor) -> np.ndarray:
         return tokens[..., prefix:].unflatten(-1, grid).float().cpu().numpy()
@@ -129,12 +135,20 @@ def _parts(
         )
         return patches(seen.probabilities[0]), patches(by_value[0]), patches(by_key[0])
     try:
-        require_open(block)
+        block = _last_block(model)
+        require_class_row(model.module)
     except BadTarget:
         return None, None, None
     with torch.no_grad():
         _, probabilities = open_attention(block, encoding.tokens).rows(slice(0, 1))
     return patches(probabilities[:, 0]), None, None
+
+
+def _last_block(model: VisionModel) -> nn.Module:
+    """The last block; ``BadTarget`` "unsupported" where its attention cannot be laid open."""
+    block = blocks_of(model.module)[-1]
+    require_open(block)
+    return block
 
 
 # ---- what the model had decided before -----------------------------------------------------------
@@ -201,7 +215,15 @@ def openness(
         encoding: the encoded picture.
         target: as for ``explain``.
         blank: the encoded blank picture of the same size; None: made here, by one forward pass.
+
+    Raises:
+        BadTarget: "unsupported" where the last block is not timm's own ``Block``, so that leaving
+            the patches out of it might mean something else, or where no class token is read.
     """
+    _last_block(model)
+    if model.pool != "token":
+        raise BadTarget("unsupported", "This model averages its patches, so there is no class "
+                        "token to hide them from; expected one that reads a class token.")
     blank = blank or blank_encoding(model, encoding.grid)
     targets = resolve(model, target)
     full, hidden = _full_and_hidden(model, encoding, targets)

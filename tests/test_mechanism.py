@@ -117,6 +117,16 @@ def test_a_block_of_its_own_kind_keeps_its_attention_to_itself(pixels):
     assert np.abs(parts.scores).max() > 0
     with pytest.raises(cdam.BadTarget, match="no attention to compare"):
         mechanism.patches_of(model, encoding, 0)
+    with pytest.raises(cdam.BadTarget, match="way of its own"):
+        openness(model, encoding, 0)
+
+
+def test_a_model_that_averages_its_patches_is_refused():
+    model = cdam.wrap(tiny_vit(global_pool="avg"), pool="avg")
+    encoding = model.encode(torch.zeros(1, 3, *SIZE))
+    for asked in (take_apart, openness):
+        with pytest.raises(cdam.BadTarget, match="average"):
+            asked(model, encoding, 0)
 
 
 # ---- what is still open --------------------------------------------------------------------------
@@ -160,7 +170,7 @@ def test_a_late_class_token_leaves_everything_to_the_last_block(pixels):
         assert each.verdict == "large"
 
 
-@pytest.mark.parametrize(("left", "share"), [(0.0, 0.0), (1e-4, 0.01)])
+@pytest.mark.parametrize(("left", "share"), [(1e-9, 1e-6), (1e-4, 0.01)])
 def test_a_model_that_has_decided_before_leaves_nothing_to_it(pixels, left, share):
     """An ordinary ViT whose last attention contributes nothing, or next to nothing."""
     module = tiny_vit()
