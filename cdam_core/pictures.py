@@ -21,7 +21,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from cdam_core.maps import counted, symmetric_scale, to_map
@@ -29,6 +29,7 @@ from cdam_core.methods import METHODS
 
 if TYPE_CHECKING:
     from cdam_core.explanation import Explanation
+    from cdam_core.regions import Region
 
 GREY_LOW, GREY_RANGE = 55, 0.55  # black becomes 55, white 195
 # Names inside an SVG would be random otherwise: the same result must give the same bytes.
@@ -179,6 +180,20 @@ def outline_layer(masks: Sequence[np.ndarray], width: int = 2) -> Image.Image:
         pixels[rim] = (20, 20, 20, 255)
         pixels[inner] = (255, 255, 255, 255)
     return Image.fromarray(pixels)
+
+
+def outline_region(picture: Image.Image, region: Region) -> Image.Image:
+    """Draw the border of a region: white with a dark rim, readable on every colour."""
+    corners = region.points
+    if region.kind == "box":
+        (top, left), (bottom, right) = corners
+        corners = ((top, left), (top, right), (bottom, right), (bottom, left))
+    # A corner on the very edge of the picture must still be seen.
+    line = [(1 + col * (picture.width - 3), 1 + row * (picture.height - 3)) for row, col in corners]
+    outlined = picture.convert("RGB")
+    for colour, width in (((20, 20, 20), 6), ((255, 255, 255), 2)):
+        ImageDraw.Draw(outlined).line([*line, *line[:2]], colour, width, joint="curve")
+    return outlined
 
 
 def legend(scale: float, palette: Palette, size: tuple[int, int] = (14, 360)) -> Image.Image:
@@ -402,7 +417,8 @@ def tiles(
             if tile is None:
                 axis.set_axis_off()
                 continue
-            _show(axis, tile.picture, textwrap.fill(tile.title, 34))
+            title = "\n".join(textwrap.fill(part, 34) for part in tile.title.splitlines())
+            _show(axis, tile.picture, title)
             if tile.scale is not None:
                 _small_scale(axis, tile.scale, tile.palette)
     stamp = "  ·  SIMULATED DATA" if simulated else ""
