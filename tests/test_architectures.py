@@ -1,10 +1,13 @@
 """Every family of architectures: the place is found, and the maps are those of plain autograd."""
 
 import dataclasses
+import importlib.util
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 
@@ -39,6 +42,14 @@ FAMILIES = {
     "convit_tiny": (False, 1, (4, 4)),
     "naflexvit_base_patch16_radio_v3": (False, 8, (4, 4)),
 }
+
+
+ROOT = Path(__file__).parent.parent
+_spec = importlib.util.spec_from_file_location(
+    "report_architectures", ROOT / "scripts" / "report_architectures.py"
+)
+report = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(report)
 
 
 def wrapped(module, pixels, **extra):
@@ -230,3 +241,58 @@ def test_what_is_not_supported_has_one_sentence(name, words):
     assert words in reason
     assert reason.endswith(".")
     assert "\n" not in reason
+
+
+# ---- the committed report ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return {row.architecture: row for row in report.read_report()}
+
+
+def test_the_report_is_about_the_installed_timm(rows):
+    assert report.timm_of_report() == timm.__version__
+    assert list(rows) == sorted(timm.list_models())
+    assert {row.support for row in rows.values()} == set(report.SUPPORT)
+
+
+def test_the_reports_tables_are_current(rows):
+    page = report.PAGE.read_text("utf-8")
+    assert report.with_tables(page, list(rows.values())) == page
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "beit_base_patch16_224", "vit_small_patch16_dinov3",
+                                  "crossvit_9_240", "coat_mini", "resnet18", "mvitv2_tiny",
+                                  "vit_base_patch16_siglip_224"])  # fmt: skip
+def test_the_report_says_what_is_found_now(rows, name):
+    """The structure at full size, and the comparison with autograd in small."""
+    assert report.examined(name) == rows[name]
+
+
+def test_a_disagreement_stops_the_report(monkeypatch):
+    right = zoo.oracle
+
+    def wrong(*arguments, **options):
+        scores, logits = right(*arguments, **options)
+        return scores * 1.001, logits
+
+    monkeypatch.setattr(zoo, "oracle", wrong)
+    with pytest.raises(SystemExit, match="disagrees"):
+        report.checked("cait_xxs24_224", None)
+
+
+def test_every_row_is_one_sentence_or_a_place(rows):
+    for row in rows.values():
+        by_name = row.support in (report.CLOSED, report.AUTOGRAD)
+        assert bool(row.reason) != by_name
+        assert bool(row.block) == (row.support != report.NOT)
+        assert not row.reason or (row.reason.endswith(".") and "\n" not in row.reason)
+
+
+@pytest.mark.slow
+def test_a_sample_of_the_whole_report_again(rows):
+    """Every twentieth that is supported; all of them are the script's business."""
+    supported = [name for name, row in rows.items() if row.support != report.NOT]
+    for name in supported[::20]:
+        assert report.examined(name) == rows[name], name

@@ -56,12 +56,17 @@ def _patch(given):
     return size if isinstance(size, int) else size[0]
 
 
+def _effective_patch(given):
+    """Of PiT's third stage: two poolings by 2 after a convolution."""
+    return 4 * given["stride"]
+
+
 def _vit(given):
+    if given.get("embed_layer") is not None:  # a convolutional stem decides the width
+        return {"depth": 2, "img_size": SIDE}
     small = {"depth": 2, "embed_dim": 32, "num_heads": 2, "img_size": 4 * _patch(given)}
     if "num_kv_heads" in given:
         small["num_kv_heads"] = 1
-    if given.get("embed_layer") is not None or "backbone" in given:
-        small["img_size"] = SIDE
     return small
 
 
@@ -72,7 +77,8 @@ SMALL = {
     "VOLO": lambda given: {"layers": (1, 1, 1, 1), "embed_dims": (24, 32, 32, 32),
                            "num_heads": (2, 2, 2, 2), "stem_hidden_dim": 8, "img_size": SIDE},
     "PoolingVisionTransformer": lambda given: {"base_dims": [8, 8, 8], "heads": [2, 4, 8],
-                                               "depth": [1, 1, 2], "img_size": 64 + SIDE},
+                                               "depth": [1, 1, 2],
+                                               "img_size": 4 * _effective_patch(given)},
     "ConVit": lambda given: {"depth": 2, "local_up_to_layer": 1, "embed_dim": 8, "num_heads": 4,
                              "img_size": SIDE},
     "TNT": lambda given: {"depth": 2, "embed_dim": 32, "inner_dim": 8, "num_heads_outer": 2,
@@ -127,8 +133,8 @@ def oracle(module, pixels, value, residual=False):
         else:
             hooks.append(part.register_forward_hook(lambda _, __, out: keep(out)))
     if residual:
-        hooks.append(module.blocks[-1].register_forward_pre_hook(
-            lambda _, x, k: ((keep(x[0]), *x[1:]), k), with_kwargs=True))  # fmt: skip
+        block = module.get_submodule(places(module)[0].rpartition(".")[0])
+        hooks.append(block.register_forward_pre_hook(lambda _, x: (keep(x[0]), *x[1:])))
     try:
         logits = module(pixels)
     finally:
