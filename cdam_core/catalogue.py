@@ -1,12 +1,14 @@
-"""What can be loaded here, and why not the rest: bundled, local folder, the hub's cache, the hub.
+"""What can be loaded here, and why not the rest: bundled, photographs, local folder, hub's cache.
 
 Beside the data flow. Files are recognised from names and shapes alone, so a long list is quick and
 no weights are read; what only the weights show (NaN) is found when a model is loaded.
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from huggingface_hub import scan_cache_dir
@@ -16,7 +18,41 @@ from cdam_core import architectures, checkpoints, hub, models
 from cdam_core.assets import assets_dir
 from cdam_core.errors import BadCheckpoint
 
-PLACES = ("bundled", "folder", "cache")
+PLACES = ("bundled", "photographs", "folder", "cache")
+# What a server offers, where an administrator decides: sources as ``load_model`` takes them, commas
+# between them; not set: everything that is found.
+ONLY_VARIABLE = "CDAM_ONLY_MODELS"
+BYTES_PER_WEIGHT = 4  # as timm publishes them
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """A model of photographs that is worth a click: an ImageNet-1k head, read from a class token.
+
+    Attributes:
+        source: what ``load_model`` takes.
+        label: a few words for a list.
+        on_hub: whether the model hub has it with its head; else its file has to be given.
+    """
+
+    source: str
+    label: str
+    on_hub: bool = True
+
+    @property
+    def name(self) -> str:
+        """Name of the architecture in timm, with its tag."""
+        return self.source.removeprefix("timm:")
+
+
+# Small ones first. CaiT's class token joins late, so its maps hold all that the answer knows.
+PHOTOGRAPHS = (
+    Photographs("timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k", "ViT-Ti/16, the smallest"),
+    Photographs("timm:cait_xxs24_224.fb_dist_in1k", "CaiT-XXS, a late class token"),
+    Photographs("timm:vit_small_patch16_224.augreg_in21k_ft_in1k", "ViT-S/16"),
+    Photographs("timm:deit3_small_patch16_224.fb_in22k_ft_in1k", "DeiT III S/16"),
+    Photographs("timm:vit_small_patch8_224.dino", "DINO ViT-S/8, the paper's", on_hub=False),
+)
 COMPANIONS = (".txt", ".md")  # lie beside checkpoints and say something about them
 
 
@@ -28,18 +64,111 @@ class Entry:
         source: what ``load_model`` takes.
         place: one of ``PLACES``.
         text: architecture and classes; or, in one sentence, why it cannot be loaded.
-        loadable: whether ``load_model`` is expected to succeed.
+        loadable: whether ``load_model`` is expected to succeed; for one to be fetched, once it is.
+        label: a few words for a list.
+        fetch_bytes: about how much has to be fetched from the model hub first; 0: it is here.
     """
 
     source: str
     place: str
     text: str
     loadable: bool
+    label: str = ""
+    fetch_bytes: int = 0
 
 
 def catalogue() -> list[Entry]:
-    """Everything that was found without a network, bundled models first."""
-    return [*bundled(), *in_folder(checkpoints.local_folder()), *in_cache()]
+    """Everything that is known without a network, bundled models first, each source once."""
+    found = [*bundled(), *photographs(), *in_folder(checkpoints.local_folder()), *in_cache()]
+    return list({entry.source: entry for entry in reversed(found)}.values())[::-1]
+
+
+def offered() -> list[Entry]:
+    """What a list for visitors shows: the loadable part, as far as the administrator allows it."""
+    only = os.environ.get(ONLY_VARIABLE, "").strip()
+    wanted = [source.strip() for source in only.split(",") if source.strip()]
+    found = {entry.source: entry for entry in catalogue() if entry.loadable}
+    for source in wanted:
+        if source not in found and source.startswith("timm:"):
+            found[source] = _entry_of_photographs(Photographs(source, source))
+    if not only:
+        return list(found.values())
+    listed = [found[source] for source in dict.fromkeys(wanted) if source in found]
+    return [entry for entry in listed if entry.loadable]
+
+
+# ---- photographs ---------------------------------------------------------------------------------
+
+
+def photographs() -> Iterator[Entry]:
+    """The curated models of photographs, fetched or not."""
+    for photo in PHOTOGRAPHS:
+        yield _entry_of_photographs(photo)
+
+
+def _entry_of_photographs(photo: Photographs) -> Entry:
+    """A given file goes before the hub's cache, and that before the hub, as in ``load_model``."""
+    given = checkpoints.given_for(photo.name)
+    if given is not None:
+        found = _entry_of_file(photo.source, "photographs", given)
+        return replace(found, label=photo.label)
+    reason = architectures.why_not_by_name(photo.name)
+    if reason or not photo.on_hub:
+        return Entry(photo.source, "photographs", reason or how_to_give(photo), False, photo.label)
+    if hub.cached_weights(photo.name) is not None:
+        text = "pretrained weights in the hub's cache"
+        return Entry(photo.source, "photographs", text, True, photo.label)
+    size = weight_bytes(photo.name)
+    text = f"{size / 1e6:.0f} MB to be fetched from the model hub once"
+    return Entry(photo.source, "photographs", text, True, photo.label, size)
+
+
+def how_to_give(photo: Photographs) -> str:
+    """Which file to put where, in one sentence, for a model that cannot be fetched."""
+    variable = checkpoints.FOLDER_VARIABLE
+    folder = f"the folder that {variable} names"
+    if checkpoints.local_folder() is None:
+        folder = f"a folder of your choice, and name it in the environment variable {variable}"
+    if not photo.on_hub:
+        return (
+            f"Put its published checkpoint with the linear head, as {photo.name}.ckpt, into "
+            f"{folder}; the model hub has this backbone without a head for ImageNet."
+        )
+    return (
+        f"Put the file model.safetensors of {hub.page_of(photo.name)}, as "
+        f"{photo.name}.safetensors, into {folder}."
+    )
+
+
+@cache
+def weight_bytes(name: str) -> int:
+    """About the size of a timm model's file, from its structure; nothing is asked or fetched."""
+    values = architectures.outline(name).state_dict().values()
+    return BYTES_PER_WEIGHT * sum(value.numel() for value in values)
+
+
+def fetch(source: str, on_progress: Callable[[int, int], None] | None = None) -> None:
+    """Fetch a model of the hub once, for everybody on this computer; without a network, say how.
+
+    Args:
+        source: "timm:<architecture>"; anything else is here already.
+        on_progress: as ``hub.download``.
+
+    Raises:
+        BadCheckpoint: "unreachable" with which file to put where, or "damaged".
+    """
+    photo = next((each for each in PHOTOGRAPHS if each.source == source), None)
+    photo = photo or Photographs(source, source)
+    if not source.startswith("timm:") or checkpoints.given_for(photo.name):
+        return
+    if hub.cached_weights(photo.name) is not None:
+        return
+    try:
+        hub.download(photo.name, on_progress)
+    except BadCheckpoint as error:
+        if error.reason != "unreachable":
+            raise
+        raise BadCheckpoint("unreachable", f"{error} {how_to_give(photo)}") from None
 
 
 # ---- bundled -------------------------------------------------------------------------------------

@@ -107,6 +107,17 @@ def find(source: str) -> Path | None:
         return None
 
 
+def given_for(name: str) -> Path | None:
+    """A file in the local folder that is named like a timm architecture: it stands for its weights.
+
+    Args:
+        name: of the architecture, with its tag.
+    """
+    folder = local_folder()
+    candidates = [folder / f"{name}{suffix}" for suffix in SUFFIXES] if folder else []
+    return next((path for path in candidates if path.is_file()), None)
+
+
 def load(path: Path) -> Checkpoint:
     """Read a file of weights.
 
@@ -143,9 +154,32 @@ def _recognise(path: Path, with_weights: bool) -> Checkpoint:
     if sum(value.numel() for value in renamed.values()) > size + 2**20:
         raise _damaged("Its tensors claim more numbers than the file can hold.")
     hints = _joined(facts.hints, told)
+    with torch.device("cpu" if with_weights else "meta"):
+        module, description = _fitting_module(path, renamed, hints, facts.architecture)
+    if with_weights:
+        own = {name: value.detach().clone().float() for name, value in renamed.items()}
+        module.load_state_dict(own, assign=True)
+        facts = _with_identity(facts, path)
+    return Checkpoint(module.eval(), description, facts)
+
+
+def _fitting_module(
+    path: Path, state: Mapping[str, Tensor], hints: Hints, architecture: str | None
+) -> tuple[nn.Module, str]:
+    """The network to be filled; one that the file is merely named after counts only if it fits."""
+    if architecture is None and timm.is_model(path.stem):
+        try:
+            return _checked_module(state, hints, path.stem)
+        except BadCheckpoint:
+            pass
+    return _checked_module(state, hints, architecture)
+
+
+def _checked_module(
+    state: Mapping[str, Tensor], hints: Hints, architecture: str | None
+) -> tuple[nn.Module, str]:
     try:
-        with torch.device("cpu" if with_weights else "meta"):
-            module, description = _empty_module(renamed, hints, facts.architecture)
+        module, description = _empty_module(state, hints, architecture)
     except BadCheckpoint:
         raise
     except Exception as error:  # timm's own, for sizes that make no network
@@ -154,12 +188,8 @@ def _recognise(path: Path, with_weights: bool) -> Checkpoint:
             f"timm cannot build the network that the tensors describe ({type(error).__name__}); "
             f"{EXPECTED}.",
         ) from None
-    _check_names_and_shapes(module, renamed, description)
-    if with_weights:
-        own = {name: value.detach().clone().float() for name, value in renamed.items()}
-        module.load_state_dict(own, assign=True)
-        facts = _with_identity(facts, path)
-    return Checkpoint(module.eval(), description, facts)
+    _check_names_and_shapes(module, state, description)
+    return module, description
 
 
 def _joined(stated: Hints, told: Hints) -> Hints:

@@ -1,16 +1,24 @@
-"""The model hub, asked politely: does it answer, and is a model's file in its local cache?
+"""The model hub, asked politely: does it answer, is a model's file in its local cache, fetch it.
 
 The hub's own client repeats every question for most of a minute before it gives up, which a
 hospital without a way out should not wait for at every click.
 """
 
+import hashlib
+import io
 import os
+import re
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import timm
-from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError
+from tqdm import tqdm
+
+from cdam_core.errors import BadCheckpoint
 
 ADDRESS_VARIABLE = "HF_ENDPOINT"
 OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -60,11 +68,99 @@ def cached_weights(name: str) -> Path | None:
     Args:
         name: of the architecture, with or without a tag.
     """
-    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    if not config or not config.hf_hub_id:
-        return None
-    for file in (config.hf_hub_filename, *WEIGHTS) if config.hf_hub_filename else WEIGHTS:
-        found = try_to_load_from_cache(config.hf_hub_id.split("@")[0], file)
+    repository, files = _place(name)
+    for file in files:
+        found = try_to_load_from_cache(repository, file)
         if isinstance(found, str):
             return Path(found)
     return None
+
+
+def _place(name: str) -> tuple[str, tuple[str, ...]]:
+    """Repository of a timm model, and the files that may hold its weights, best first."""
+    try:
+        config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    except RuntimeError:  # a tag that timm does not know
+        config = None
+    if not config or not config.hf_hub_id:
+        return "", ()
+    files = (config.hf_hub_filename, *WEIGHTS) if config.hf_hub_filename else WEIGHTS
+    return config.hf_hub_id.split("@")[0], files
+
+
+def page_of(name: str) -> str:
+    """Address of the page where a person finds a timm model's files."""
+    return f"{constants.ENDPOINT}/{_place(name)[0]}"
+
+
+def download(name: str, on_progress: Callable[[int, int], None] | None = None) -> Path:
+    """Fetch a timm model's weights into the hub's cache, where everybody on this computer finds it.
+
+    Args:
+        name: of the architecture, with its tag.
+        on_progress: called with (bytes so far, bytes in all) as they come; raising in it stops, and
+            what has come is kept for the next time.
+
+    Returns:
+        Path of the file in the cache.
+
+    Raises:
+        BadCheckpoint: "unreachable", or "damaged" where the file does not have the checksum that
+            the hub states.
+    """
+    kind, text = status()
+    if kind == "silent":
+        raise BadCheckpoint("unreachable", f"The weights cannot be fetched: {text}.")
+    repository, files = _place(name)
+    for file in files:
+        try:
+            path = Path(hf_hub_download(repository, file, tqdm_class=_bar(on_progress)))
+        except EntryNotFoundError:
+            continue
+        except OSError as error:  # the hub's and the network's own errors are all of this kind
+            raise BadCheckpoint(
+                "unreachable",
+                f"The model hub broke off ({type(error).__name__}); try again later.",
+            ) from None
+        require_checksum(path)
+        return path
+    raise BadCheckpoint("unreachable", "The model hub does not have the weights of this model.")
+
+
+def _bar(on_progress: Callable[[int, int], None] | None) -> type[tqdm]:
+    """A progress bar that calls instead of drawing."""
+
+    class Silent(tqdm):
+        def __init__(self, *args, **options):
+            options.pop("name", None)  # the hub's own bars have one
+            super().__init__(*args, **(options | {"file": io.StringIO(), "disable": False}))
+
+        def update(self, n=1):
+            shown = super().update(n)
+            if on_progress:
+                on_progress(int(self.n), int(self.total or 0))
+            return shown
+
+    return Silent
+
+
+def require_checksum(path: Path) -> None:
+    """Compare a file of the cache with the SHA-256 under which it was fetched.
+
+    The cache keeps large files under their SHA-256, as the hub stated it, and links to them. Where
+    links are not possible the checksum is not kept, and nothing is compared.
+
+    Raises:
+        BadCheckpoint: "damaged".
+    """
+    kept = path.resolve()
+    if not re.fullmatch(r"[0-9a-f]{64}", kept.name):
+        return
+    with kept.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != kept.name:
+        raise BadCheckpoint(
+            "damaged",
+            "The fetched weights do not have the checksum that the model hub stated; delete them "
+            "from the hub's cache and fetch them again.",
+        )

@@ -442,12 +442,13 @@ def load_model(
     """Load a model to explain.
 
     Args:
-        source: an id in ``MODELS``; "timm:<architecture>" (pretrained weights from the model hub or
-            its local cache); the path of a model card (.json) that the training commands write; or
-            the path of a checkpoint, or its name in the folder CDAM_MODELS (see ``checkpoints``).
+        source: an id in ``MODELS``; "timm:<architecture>" (a file of that name in the folder
+            CDAM_MODELS, else pretrained weights from the model hub or its local cache); the path of
+            a model card (.json) that the training commands write; or the path of a checkpoint, or
+            its name in the folder CDAM_MODELS (see ``checkpoints``).
         input_size: (height, width) in pixels; None: the model's own. Position embeddings are
             interpolated for another size.
-        pool: for timm's architectures alone; as ``wrap``.
+        pool: as ``wrap``.
 
     Returns:
         ``VisionModel``. Load once and share: it is safe to read from many threads.
@@ -464,7 +465,7 @@ def load_model(
     if path is not None and path.suffix == ".json" and path.is_file():
         return _from_card(_read_card(path), path.parent, input_size)
     if path is not None:
-        return _from_checkpoint(path, input_size)
+        return _from_checkpoint(path, input_size, pool)
     raise BadCheckpoint(
         "unknown-model",
         "No such model; expected one of "
@@ -473,15 +474,18 @@ def load_model(
     )
 
 
-def _from_checkpoint(path: Path, input_size: tuple[int, int] | None) -> VisionModel:
+def _from_checkpoint(
+    path: Path, input_size: tuple[int, int] | None, pool: str | None = None
+) -> VisionModel:
     found = checkpoints.load(path)
     module, facts = found.module, found.facts
     names = facts.class_names if module.num_classes else None
     if names is None and module.num_classes == 1000:
         names = imagenet_names()
     return wrap(
-        module, names, facts.mean, facts.std, model_id=facts.identity, input_size=input_size
-    )
+        module, names, facts.mean, facts.std, model_id=facts.identity, input_size=input_size,
+        pool=pool,
+    )  # fmt: skip
 
 
 def _read_card(path: Path) -> dict[str, Any]:
@@ -555,6 +559,9 @@ def _from_timm(
         close = difflib.get_close_matches(name, timm.list_models(), 3)
         hint = f" Did you mean {', '.join(close)}?" if close else ""
         raise BadCheckpoint("unknown-model", f"timm knows no architecture of that name.{hint}")
+    given = checkpoints.given_for(name)
+    if given is not None:
+        return dataclasses.replace(_from_checkpoint(given, input_size, pool), id=source)
     reason = architectures.why_not_by_name(name, pool)  # refuse before anything is downloaded
     if reason:
         raise BadCheckpoint("unsupported", reason)
@@ -583,6 +590,7 @@ def _require_weights(name: str) -> dict[str, Any]:
     """Arguments of ``create_model`` that take the weights from the cache, or refuse at once."""
     cached = hub.cached_weights(name)
     if cached is not None:
+        hub.require_checksum(cached)
         return {"pretrained_cfg_overlay": {"file": str(cached)}}
     kind, text = hub.status() if hub.is_on_hub(name) else ("answers", "")
     if kind == "silent":

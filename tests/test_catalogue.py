@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save
 
 import cdam_core as cdam
-from cdam_core import catalogue
+from cdam_core import architectures, catalogue
 from cdam_core import hub as hub_module
 from cdam_core.__main__ import main
 from tests.conftest import randomise
@@ -24,6 +24,7 @@ from tests.test_checkpoints import NAMES, save_with_metadata, state_of, vit
 ROOT = Path(__file__).parent.parent
 GATEWAY = b"down"  # content of a file in whose place a gateway answers
 ON_THE_HUB = "test_vit.r160_in1k"  # timm's smallest ViT, 370 000 numbers
+PAPER = "timm:vit_small_patch8_224.dino"  # its head is not on the hub
 
 
 @pytest.fixture(autouse=True)
@@ -110,8 +111,8 @@ def hub():
 
 
 def test_the_list_says_what_load_model_does(folder):
-    """Every entry that is called loadable loads, and no other does."""
-    entries = {entry.source: entry for entry in catalogue.catalogue()}
+    """Every entry that is called loadable loads, and no other does; what is to be fetched apart."""
+    entries = {entry.source: entry for entry in catalogue.catalogue() if not entry.fetch_bytes}
     assert {source for source, entry in entries.items() if entry.loadable} == {
         "scenes", "good.pth", "named.safetensors", "thousand.pth", "backbone.ckpt", "card.json"
     }  # fmt: skip
@@ -122,7 +123,7 @@ def test_the_list_says_what_load_model_does(folder):
         else:
             with pytest.raises(cdam.BadCheckpoint):
                 cdam.load_model(source)
-    assert set(entries) == {"scenes", *(
+    assert set(entries) == {"scenes", PAPER, *(
         path.name for path in folder.iterdir()
         if path.name not in ("backbone.txt", "config.json", "sub")
     )}  # fmt: skip
@@ -195,7 +196,7 @@ def test_the_hub_does_not_answer(hub, monkeypatch):
 DOWNLOAD = """
 import sys, torch
 import cdam_core as cdam
-from cdam_core import catalogue
+from cdam_core import architectures, catalogue
 for source in sys.argv[1:]:
     try:
         model = cdam.load_model(source)
@@ -259,3 +260,127 @@ def test_other_repositories_of_the_cache_are_recognised_by_their_files(tmp_path)
     assert "does not know" in entries["timm:no_such_model"].text
     assert "no weights" in entries["timm:test_vit"].text
     assert sum(entry.loadable for entry in entries.values()) == 1
+
+
+# ---- photographs ---------------------------------------------------------------------------------
+
+
+def entry_of(source):
+    return next(entry for entry in catalogue.photographs() if entry.source == source)
+
+
+def test_the_curated_models_have_names_of_imagenet_and_can_be_explained():
+    """Known to timm with ImageNet-1k's 1000 outputs, small ones first, of a size known before."""
+    for photo in catalogue.PHOTOGRAPHS:
+        config = timm.get_pretrained_cfg(photo.name, allow_unregistered=False)
+        assert config.hf_hub_id == f"timm/{photo.name}"
+        assert config.num_classes == (1000 if photo.on_hub else 0)
+        assert architectures.why_not_by_name(photo.name) is None
+    sizes = [entry.fetch_bytes for entry in catalogue.photographs() if entry.fetch_bytes]
+    assert sizes == sorted(sizes)
+    assert sizes[0] == 5_717_416 * 4  # ViT-Ti/16: 192 wide, 12 blocks, 1000 classes
+    assert "23 MB to be fetched" in entry_of(catalogue.PHOTOGRAPHS[0].source).text
+
+
+def test_without_a_network_the_entry_says_which_file_to_put_where(tmp_path, monkeypatch):
+    small = catalogue.PHOTOGRAPHS[0]
+    told = f"as {small.name}.safetensors, into a folder of your choice"
+    with pytest.raises(cdam.BadCheckpoint, match=told) as error:
+        catalogue.fetch(small.source)
+    assert error.value.reason == "unreachable"
+    assert f"timm/{small.name}" in str(error.value)
+    paper = entry_of(PAPER)
+    assert not paper.loadable
+    assert "vit_small_patch8_224.dino.ckpt" in paper.text
+    monkeypatch.setenv("CDAM_MODELS", str(tmp_path))
+    assert "into the folder that CDAM_MODELS names" in entry_of(PAPER).text
+
+
+def test_a_file_put_there_is_the_model_of_that_name(tmp_path, monkeypatch):
+    """By its name alone: what timm's architecture needs beyond tensors, normalisation included."""
+    name = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+    module = randomise(timm.create_model(name, pretrained=False)).float()
+    (tmp_path / f"{name}.safetensors").write_bytes(save(state_of(module)))
+    late = randomise(timm.create_model("cait_xxs24_224", pretrained=False, num_classes=1000))
+    cait = "cait_xxs24_224.fb_dist_in1k"
+    (tmp_path / f"{cait}.safetensors").write_bytes(save(state_of(late.float())))
+    monkeypatch.setenv("CDAM_MODELS", str(tmp_path))
+    entry = entry_of(f"timm:{name}")
+    assert entry.loadable
+    assert entry.fetch_bytes == 0
+    catalogue.fetch(f"timm:{name}", on_progress=lambda *_: pytest.fail("nothing is to be fetched"))
+    model = cdam.load_model(f"timm:{name}")
+    assert model.id == f"timm:{name}"
+    assert model.class_names[340] == "zebra"
+    assert model.mean == (0.5, 0.5, 0.5)
+    pixels = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    expected = module(pixels)[0].detach()
+    torch.testing.assert_close(model.logits(model.encode(pixels)), expected, rtol=1e-4, atol=1e-4)
+    model = cdam.load_model(f"timm:{cait}")
+    assert model.grid == (14, 14)
+    expected = late(pixels)[0].detach()
+    torch.testing.assert_close(model.logits(model.encode(pixels)), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_file_that_is_merely_named_like_an_architecture_is_still_recognised(tmp_path):
+    torch.save(state_of(vit()), tmp_path / "vit_small_patch16_224.pth")
+    assert len(cdam.load_model(tmp_path / "vit_small_patch16_224.pth").class_names) == 5
+
+
+def test_the_administrator_decides_what_is_offered(folder, monkeypatch):
+    everything = [entry.source for entry in catalogue.offered()]
+    assert everything[0] == "scenes"
+    assert "good.pth" in everything
+    assert "empty.pth" not in everything
+    assert PAPER not in everything
+    monkeypatch.setenv("CDAM_ONLY_MODELS", "good.pth, timm:vit_base_patch16_224, scenes, no.pth,")
+    listed = catalogue.offered()
+    assert [entry.source for entry in listed] == ["good.pth", "timm:vit_base_patch16_224", "scenes"]
+    assert listed[1].fetch_bytes > 300e6
+    monkeypatch.setenv("CDAM_ONLY_MODELS", "timm:resnet18")
+    assert catalogue.offered() == []
+
+
+FETCH = """
+import sys
+import cdam_core as cdam
+from cdam_core import catalogue, hub
+seen = []
+try:
+    catalogue.fetch(sys.argv[1], lambda done, total: seen.append((done, total)))
+    print("fetched", seen[-1], sorted(seen) == seen)
+    path = hub.cached_weights(sys.argv[1].removeprefix("timm:"))
+    if sys.argv[2:] == ["damage"]:
+        kept = path.resolve()
+        content = bytearray(kept.read_bytes())
+        content[-1] ^= 1
+        kept.chmod(0o644)
+        kept.write_bytes(content)
+    print("loaded", cdam.load_model(sys.argv[1]).class_names[340])
+except cdam.BadCheckpoint as error:
+    print(error.reason, error)
+"""
+
+
+def fetch_with_hub(address, cache, *arguments):
+    environment = os.environ | {
+        "HF_ENDPOINT": address, "HF_HOME": str(cache), "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_CACHE": str(cache / "hub"), "PYTHONPATH": str(ROOT),
+    }  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", FETCH, *arguments], env=environment,
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    return done.stdout.splitlines()
+
+
+@pytest.mark.slow
+def test_fetching_shows_progress_and_keeps_the_checksum(hub, tmp_path):
+    """Reachable: bytes counted, found by the next process; changed on disk: refused."""
+    address, files = hub
+    content = save(state_of(randomise(timm.create_model("test_vit")).float()))
+    files[f"/timm/{ON_THE_HUB}/resolve/main/model.safetensors"] = content
+    lines = fetch_with_hub(address, tmp_path / "one", f"timm:{ON_THE_HUB}")
+    assert lines == [f"fetched {(len(content), len(content))} True", "loaded zebra"]
+    lines = fetch_with_hub(address, tmp_path / "two", f"timm:{ON_THE_HUB}", "damage")
+    assert lines[1].startswith("damaged The fetched weights do not have the checksum")
+    lines = fetch_with_hub(address, tmp_path / "three", "timm:vit_tiny_patch16_224.no_such_tag")
+    assert lines[0].startswith("unreachable")
