@@ -5,7 +5,7 @@ is made when it is asked for, so a row costs nothing until its button is pressed
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import streamlit as st
@@ -37,9 +37,12 @@ class File:
 
 def _picture(shown: Shown) -> bytes:
     """The panels as a picture."""
-    look, prepared = shown.look, shown.prepared
+    look, prepared, drawn = shown.look, shown.prepared, shown.drawn
+    if not METHODS[drawn.method].class_specific:
+        names = tuple(f"one map for every class · {label}" for label in drawn.labels)
+        drawn = replace(drawn, labels=names)
     return panel(
-        prepared.view, shown.drawn, shown.scale, look.palette, look.opacity, look.smooth,
+        prepared.view, drawn, shown.scale, look.palette, look.opacity, look.smooth,
         scale_note=beyond_scale(shown.drawn, shown.scale),
         outlines=prepared.outlines if look.outlines else None,
     )  # fmt: skip

@@ -11,13 +11,19 @@ from PIL import Image
 
 import cdam_core as cdam
 from cdam_core.benchmarks import to_patches
-from cdam_core.maps import symmetric_scale, to_map
+from cdam_core.maps import counted
 from cdam_core.methods import METHODS
-from cdam_core.pictures import DEFAULT_PALETTE, draw, legend, palette_for
+from cdam_core.pictures import (
+    COLOURED,  # noqa: F401 - for pages that scale several explanations together
+    DEFAULT_PALETTE,
+    draw,
+    legend,
+    palette_for,
+    shared_scale,
+)
 from pages._state import Picture, Prepared
 from pages._words import decimals_for, signed
 
-COLOURED = 0.99  # share of the scores that the colours tell apart; the rest get the last colour
 TIP_CLASSES = 3  # strongest classes on either side in the tooltip
 
 
@@ -81,10 +87,7 @@ def per_patch(explanation: cdam.Explanation) -> cdam.Explanation:
 
 def counted_scores(explanation: cdam.Explanation) -> np.ndarray:
     """(T, patches or pixels) scores, those of padding left out."""
-    content = explanation.content
-    if is_per_pixel(explanation):
-        content = to_map(content, explanation.scores.shape[1:]) > 0.5
-    return explanation.scores[:, content]
+    return counted(explanation.scores, explanation.content)
 
 
 def only(explanation: cdam.Explanation, indices: Sequence[int]) -> cdam.Explanation:
@@ -99,15 +102,6 @@ def only(explanation: cdam.Explanation, indices: Sequence[int]) -> cdam.Explanat
 
 
 # ---- one scale -----------------------------------------------------------------------------------
-
-
-def shared_scale(explanation: cdam.Explanation) -> float:
-    """The one scale of all panels, from what shows picture rather than padding.
-
-    A few patches often hold scores far above all others; up to that scale alone, the rest would
-    look empty. The page and the file say where colours end and how large scores get.
-    """
-    return symmetric_scale([counted_scores(explanation)], COLOURED)
 
 
 def beyond_scale(explanation: cdam.Explanation, scale: float) -> str:

@@ -56,7 +56,8 @@ def button(page, key: str):
 
 def test_cards_come_one_by_one_and_the_pointer_reads_them(visit):
     page = visit("/methods", wait=False)
-    expect(page.get_by_role("heading", level=1)).to_have_text("Which map may I trust?")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Which map may I trust?",
+                                                              timeout=LONG)
     expect(cards(page).first).to_be_visible(timeout=LONG)
     expect(page.get_by_role("progressbar").first).to_be_attached()
     expect(cards(page)).to_have_count(10, timeout=LONG)
