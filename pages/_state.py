@@ -20,7 +20,7 @@ from cdam_core import sanity
 from cdam_core.concepts import concept_of_latents, near_duplicates
 from cdam_core.images import digest, fit_mask
 from cdam_core.maps import coverage
-from cdam_core.pictures import outline_layer
+from cdam_core.pictures import outline_layer, view_zoom
 from pages._gate import slot
 from pages._samples import Sample, samples
 
@@ -28,7 +28,6 @@ DEFAULT_MODEL = "scenes"
 # Fetched from the model hub when somebody asks for it; small, with ImageNet's 1000 classes.
 PHOTO_MODEL = "timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 LONGEST_SIDE = 1536  # pixels of an uploaded picture that are kept
-VIEW_SIDE = 448  # pixels of a panel, about
 RESULTS_KEPT = 96  # of the slow questions, per visitor
 
 Target = int | tuple[int, int]  # a class, or "first rather than second"
@@ -142,19 +141,16 @@ def take_upload(uploaded) -> None:
     """
     try:
         with slot():
-            image = cdam.open_image(uploaded.getvalue())
-            notes = list(image.info["notes"])
-            if max(image.size) > LONGEST_SIDE:
-                notes.append(f"reduced from {image.width} × {image.height} pixels")
-                image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
-            st.session_state["picture"] = Picture(image, digest(image), tuple(notes))
+            image = cdam.limit_side(cdam.open_image(uploaded.getvalue()), LONGEST_SIDE)
+            notes = tuple(image.info["notes"])
+            st.session_state["picture"] = Picture(image, digest(image), notes)
     finally:
         _drop_raw_file(uploaded)
 
 
 def forget_picture() -> None:
     """Remove an uploaded picture and everything computed from it."""
-    for name in ("picture", "results", "job", "drawn", "classes", "pair", "patch"):
+    for name in ("picture", "results", "job", "drawn", "classes", "pair", "patch", "region"):
         st.session_state.pop(name, None)
     _own_prepared.clear()
     _explanation.clear()
@@ -205,8 +201,7 @@ def _own_prepared(model_id: str, digest: str, _picture: Picture) -> Prepared:
 
 
 def _prepare(model: cdam.VisionModel, picture: Picture) -> Prepared:
-    zoom = max(1, round(VIEW_SIDE / max(model.input_size)))
-    view = model.fit(picture.image, zoom=zoom).image
+    view = model.fit(picture.image, zoom=view_zoom(model.input_size)).image
     with slot():
         encoding = model.encode_image(picture.image)
         logits = model.logits(encoding).cpu().numpy()

@@ -1,5 +1,6 @@
 """Compare classes: which parts of this picture speak for A rather than B?"""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ from pages import (
     _concepts_viewer,
     _controls,
     _downloads,
+    _exports,
     _links,
     _methods_cards,
     _methods_jobs,
     _panels,
     _pickers,
+    _regions,
     _state,
     _viewer,
 )
@@ -130,12 +133,18 @@ def show(
     scale = _panels.shared_scale(drawn)
     every = every_class(token.rpartition(".")[0], picture, explanation)
     patch = current_patch(explanation, token)
+    captions = _compare_words.captions(explanation)
     with maps:
         data = _panels.viewer_data(
-            prepared, drawn, look, patch, scale, _compare_words.captions(explanation),
+            prepared, drawn, look, patch, scale, captions,
             _panels.scale_bar(drawn, look, scale, _compare_words.scale_note(drawn)), every,
         )  # fmt: skip
-        _viewer.maps(data, key="viewer", on_patch=_on_patch)
+        region = _regions.current(token)
+        data["region"] = region.description() if region else None
+        _viewer.maps(data, key="viewer", on_patch=_on_patch,
+                     on_region=partial(_regions.on_drawn, "viewer", token))  # fmt: skip
+        if region:
+            _regions.tell(explanation, [words["title"] for words in captions], region)
         if sentences := _compare_words.shares(prepared, explanation):
             st.markdown("  \n".join(sentences))
         if explanation.method != "cdam":
@@ -144,9 +153,10 @@ def show(
             st.caption(plain(f"On opening: {'; '.join(picture.notes)}."))
     with st.container():
         inspect(explanation, every, patch, look)
-        _downloads.offer_downloads(
-            _panels.Shown("compare", model, picture, prepared, explanation, drawn, look, scale)
-        )
+        _regions.pick(explanation.grid, token)
+        shown = _panels.Shown("compare", model, picture, prepared, explanation, drawn, look, scale)
+        _downloads.offer_downloads(shown)
+        _exports.offer(shown, [region] if region else [])
         with st.expander("How to read the maps, and what they do not tell",
                          icon=":material/help:"):  # fmt: skip
             st.markdown(_compare_words.how_to_read(explanation.method))

@@ -24,6 +24,7 @@ from pages import (
     _concepts_viewer,
     _controls,
     _downloads,
+    _exports,
     _panels,
     _pickers,
     _state,
@@ -161,9 +162,11 @@ def explore(model_id: str) -> None:
     if shown:
         rank(model_id, asked[0], look)
         scale = _panels.shared_scale(explanation)
-        _downloads.offer_downloads(_panels.Shown(
+        files = _panels.Shown(
             "concepts", model, picture, prepared, explanation, explanation, look, scale
-        ))  # fmt: skip
+        )
+        _downloads.offer_downloads(files)
+        _exports.offer(files)
     _concepts_keep.show(model_id, model, cards)
     remember()
 

@@ -13,6 +13,7 @@ from cdam_core.sanity import RANDOMISATIONS
 from pages import (
     _controls,
     _downloads,
+    _exports,
     _frame,
     _links,
     _methods_cards,
@@ -471,6 +472,14 @@ def offer_downloads(
          lambda: _methods_files.scores(originals)),
     )
     _downloads.buttons("methods", parts, offers)
+    model = _state.get_model(question.model_id)
+    ends = _methods_cards.scales_of(list(rows.values()), sharing)
+    summed = any(row.explanation.scores.shape != original.scores.shape
+                 for row, original in zip(rows.values(), originals, strict=True))  # fmt: skip
+    drawing = _exports.drawing(prepared, look, summed, tuple(tuple(ends[name]) for name in rows))
+    _exports.offer_parcel(_exports.Parcel(
+        "methods", parts, model, question.picture, prepared.logits, originals, drawing
+    ))  # fmt: skip
 
 
 main()

@@ -33,16 +33,26 @@ _maps = _component("maps", "dom.js", "cells.css")
 _gallery, _bars = _component("gallery", "dom.js"), _component("bars", "dom.js")
 
 
-def maps(data: dict[str, Any], key: str, on_patch: Callable[[], None]) -> None:
+def maps(
+    data: dict[str, Any],
+    key: str,
+    on_patch: Callable[[], None],
+    on_region: Callable[[], None] | None = None,
+) -> None:
     """Panels of one picture with a shared patch cursor.
 
     Args:
         data: "panels", "scale", "grid", "selected" and the numbers of the tooltip; see
-            ``_panels.viewer_data``.
-        key: of the widget; ``st.session_state[key]["patch"]`` is the clicked [row, col].
+            ``_panels.viewer_data``; where a region may be drawn, also "region": its description, or
+            None.
+        key: of the widget; ``st.session_state[key]["patch"]`` is the clicked [row, col], and
+            ``["region"]`` the description of what was drawn, as the browser sent it.
         on_patch: called when a patch is clicked, or Enter is pressed on it.
+        on_region: called when a region was drawn; None: none can be.
     """
-    _maps(key=key, data=data, on_patch_change=on_patch)
+    data = {"region": None, "draws": on_region is not None, **data}
+    _maps(key=key, data=data, on_patch_change=on_patch,
+          on_region_change=on_region or (lambda: None))  # fmt: skip
 
 
 def gallery(
