@@ -8,19 +8,25 @@ random weights: speed does not depend on them.
 """
 
 import argparse
+import logging
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import timm
 import torch
+from streamlit.testing.v1 import AppTest
 from torch import Tensor, nn
 
 import cdam_core as cdam
 
 ARCHITECTURE = "vit_small_patch8_224"
+ROOT = Path(__file__).parent.parent
+# Answered at once, without signs, and by pixels from a job.
+SHOWN = ("cdam", "attention", "input_x_gradient")
 
 
 def main() -> None:
@@ -33,6 +39,7 @@ def main() -> None:
     print(f"machine: {machine()}, {options.threads} torch threads, torch {torch.__version__}")
     print_rows(vit_rows(options.repeat))
     print_rows(bundled_rows(options.repeat))
+    print_rows(page_rows(options.repeat))
 
 
 def machine() -> str:
@@ -135,6 +142,36 @@ def bundled_rows(repeat: int) -> list[tuple[str, float, float, str]]:
         ("scenes: maps of all classes, ready encoding", best["all"],
          best["all"] / best["encode"], ""),
     ]  # fmt: skip
+
+
+def page_rows(repeat: int) -> list[tuple[str, float, float, str]]:
+    """Rows of redrawing the page "Compare classes" without a browser, after a change of opacity.
+
+    The whole page is run, the sidebar included; the app itself redraws a part of it. All maps are
+    there before, so the time must not depend on what they cost.
+    """
+    logging.disable(logging.WARNING)  # Streamlit's remarks on running without a server
+    sys.path.insert(0, str(ROOT))  # pages are no part of the installed package
+    runs = {name: redraw(name) for name in SHOWN}
+    best = best_seconds(runs, repeat)
+    return [
+        (f"page, redraw: {name}", best[name], best[name] / best[SHOWN[0]], "<= 100 ms")
+        for name in SHOWN
+    ]
+
+
+def redraw(method: str) -> Callable[[], object]:
+    """Open the page with a method; returns what changes the opacity to and fro."""
+    app = AppTest.from_file(str(ROOT / "pages" / "_frame.py"), default_timeout=600)
+    app.query_params["method"] = method
+    app.run()
+
+    def change() -> None:
+        slider = app.slider(key="opacity")
+        slider.set_value(60 if slider.value == 40 else 40)
+        app.run()
+
+    return change
 
 
 def print_rows(rows: list[tuple[str, float, float, str]]) -> None:
