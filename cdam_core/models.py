@@ -47,6 +47,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # Largest relative difference between two float32 computations of the same quantity that is still
 # called equal; differences of order 1e-6 are usual, a wrong formula gives order 1.
 SELF_CHECK_TOLERANCE = 1e-3
+# Patches of the largest image that is encoded; memory grows with them, time faster than that.
+MAX_PATCHES = 2**13
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +83,7 @@ class VisionModel:
         closed_form: True where the closed form of CDAM applies (see ``methods.cdam``).
         bank: embeddings of the training data, or None; tells an unfamiliar picture.
         simulated: True for a model of simulated data; pictures and reports are stamped.
+        half: True where the blocks before the last compute in 16 bits; see ``on``.
     """
 
     module: nn.Module
@@ -94,6 +97,7 @@ class VisionModel:
     closed_form: bool
     bank: EmbeddingBank | None = None
     simulated: bool = False
+    half: bool = False
 
     # ---- geometry -------------------------------------------------------------------------------
 
@@ -170,7 +174,7 @@ class VisionModel:
         """
         pixels = self.check_pixels(pixels, single=True)
         with torch.inference_mode(False), torch.no_grad():
-            tokens = architectures.tokens_entering(self.module, pixels)
+            tokens = self._tokens_entering(pixels)
         grid = self.grid_of(pixels.shape[-2:])
         content = np.ones(grid, bool) if content is None else np.asarray(content, bool)
         return Encoding(tokens, grid, content)
@@ -193,7 +197,7 @@ class VisionModel:
         """(B, 3, H, W) pixels to (B, d) latents l: the [CLS] row after the final norm."""
         with torch.no_grad():
             pixels = self.check_pixels(pixels)
-            tokens = architectures.tokens_entering(self.module, pixels)
+            tokens = self._tokens_entering(pixels)
         return self._answers(tokens, self.grid_of(pixels.shape[-2:]))[0]
 
     def logits(self, encoding: Encoding) -> Tensor:
@@ -237,7 +241,67 @@ class VisionModel:
                 return plain_answers(self.module, tokens[:, 0], TokenSets.of(normed))
             return answers(self.module, tokens, normed, grid)
 
+    # ---- the same model elsewhere ---------------------------------------------------------------
+
+    def at_size(self, size: Sequence[int]) -> "VisionModel":
+        """The same model for images of another size; weights are shared, positions interpolated.
+
+        Args:
+            size: (height, width) in pixels, multiples of the patch size.
+
+        Raises:
+            BadImage: "wrong-shape" for a size that the model does not take, "too-many-pixels" for
+                one of more than ``MAX_PATCHES`` patches.
+        """
+        size = tuple(int(side) for side in size)
+        self._require_size(size)
+        return dataclasses.replace(self, input_size=size)
+
+    def on(self, device: str | torch.device, half: bool = False) -> "VisionModel":
+        """The same model on another device.
+
+        Args:
+            device: "cpu", "cuda", ...
+            half: compute the blocks before the last in 16 bits (float16 on CUDA, else bfloat16),
+                the residual stream, the last block, the head and all scores in 32. Scores then
+                differ by a few percent of the strongest one (docs/models.md has the measured
+                numbers). Meant for graphics cards: on processors without instructions for bfloat16
+                it is slower.
+        """
+        module = _frozen_copy(self.module).to(device)
+        return dataclasses.replace(self, module=module, half=half)
+
     # ---- internals ------------------------------------------------------------------------------
+
+    def _tokens_entering(self, pixels: Tensor) -> Tensor:
+        """(B, M, d) tokens entering the last attention's norm, in the precision of the weights."""
+        kind = pixels.device.type
+        number = torch.float16 if kind == "cuda" else torch.bfloat16
+        with torch.autocast(kind, dtype=number, enabled=self.half):
+            tokens = architectures.tokens_entering(self.module, pixels)
+        return tokens.to(pixels.dtype)
+
+    def _require_size(self, size: tuple[int, int]) -> None:
+        if architectures.takes_any_size(self.module):
+            fits = all(
+                side >= patch and side % patch == 0
+                for side, patch in zip(size, self.patch_size, strict=True)
+            )
+            expected = f"multiples of the patch size {self.patch_size}"
+        else:
+            fits, expected = size == self.input_size, f"exactly {self.input_size}"
+        if not fits:
+            raise BadImage(
+                "wrong-shape",
+                f"Pixels of height and width {size} arrived; this model expects {expected}.",
+            )
+        rows, cols = self.grid_of(size)
+        if rows * cols > MAX_PATCHES:
+            raise BadImage(
+                "too-many-pixels",
+                f"{size[0]} x {size[1]} pixels make {rows} x {cols} patches; expected at most "
+                f"{MAX_PATCHES}, so choose a smaller size.",
+            )
 
     def check_pixels(self, pixels: Tensor, single: bool = False) -> Tensor:
         """Pixels on the model's device and in its dtype.
@@ -262,20 +326,7 @@ class VisionModel:
                 f"{len(pixels)} images arrived at once; explain and encode one at a time, "
                 "or use embed for many.",
             )
-        size = tuple(pixels.shape[-2:])
-        if architectures.takes_any_size(self.module):
-            fits = all(
-                side >= patch and side % patch == 0
-                for side, patch in zip(size, self.patch_size, strict=True)
-            )
-            expected = f"multiples of the patch size {self.patch_size}"
-        else:
-            fits, expected = size == self.input_size, f"exactly {self.input_size}"
-        if not fits:
-            raise BadImage(
-                "wrong-shape",
-                f"Pixels of height and width {size} arrived; this model expects {expected}.",
-            )
+        self._require_size(tuple(pixels.shape[-2:]))
         if not torch.isfinite(pixels).all():
             raise BadImage(
                 "not-finite",
