@@ -37,6 +37,7 @@ rcParams["svg.hashsalt"] = "cdam"
 
 COLOURED = 0.99  # share of the scores that the colours tell apart; the rest get the last colour
 VIEW_SIDE = 448  # pixels of a picture in files and on the screen, about
+SAW = "What the model saw"  # printed above the picture
 FAINT = 0.08  # |score| / scale below which a patch gets no mark
 LEVELS = 511  # odd, so that exactly one colour is zero's
 
@@ -299,6 +300,7 @@ def panel(
     file_format: str = "png",
     scale_note: str = "",
     outlines: Image.Image | None = None,
+    saw: str = SAW,
 ) -> bytes:
     """Image and maps side by side with one printed scale, as a file.
 
@@ -310,6 +312,7 @@ def panel(
         file_format: "png" | "svg" | "pdf".
         scale_note: what to say of the scale, such as a quantile beyond which colours are clipped.
         outlines: RGBA layer of the image's size to put on everything; see ``outline_layer``.
+        saw: printed above the image.
 
     Returns:
         The file's bytes. Method, target, value, model and scale are printed on it.
@@ -317,7 +320,7 @@ def panel(
     count = 1 + len(explanation.labels)
     figure = Figure(figsize=(3.1 * count + 0.6, 4.0), dpi=160, layout="constrained")
     axes = figure.subplots(1, count, squeeze=False)[0]
-    _show(axes[0], _with(outlines, image), "What the model saw")
+    _show(axes[0], _with(outlines, image), saw)
     for index, (axis, label) in enumerate(zip(axes[1:], explanation.labels, strict=True)):
         picture = draw(image, explanation, index, scale, palette, opacity, smooth)
         _show(axis, _with(outlines, picture), f"{label}\nvalue {explanation.values[index]:+.2f}")
@@ -340,6 +343,7 @@ def sheet(
     outlines: Image.Image | None = None,
     scale_note: str = "",
     file_format: str = "png",
+    saw: str = "",
 ) -> bytes:
     """Many methods on one sheet: a line per method, a column per target, a scale under each map.
 
@@ -351,13 +355,15 @@ def sheet(
         outlines: RGBA layer of the image's size to put on everything; see ``outline_layer``.
         scale_note: what to say of the scales.
         file_format: "png" | "svg" | "pdf".
+        saw: printed above the image, after the method.
 
     Returns:
         The file's bytes. Methods, targets, values, model and scales are printed on it.
     """
     lines = []
     for explanation, ends in zip(explanations, scales, strict=True):
-        line = [Tile(_with(outlines, image), METHODS[explanation.method].label)]
+        title = "\n".join(filter(None, (METHODS[explanation.method].label, saw)))
+        line = [Tile(_with(outlines, image), title)]
         for index, scale in enumerate(ends):
             picture = draw(image, explanation, index, scale, palette, opacity, smooth)
             title = f"{explanation.labels[index]}, value {explanation.values[index]:+.2f}"

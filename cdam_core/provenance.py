@@ -5,8 +5,8 @@
     replay(path, image)  # in ``cdam_core.replaying``: computes it again and compares
 
 What is in it is in docs/exports.md. Nothing of the picture itself is, unless asked for: only the
-digest of its pixels. Its file name is not known here, and not written. The same explanation gives
-the same bytes.
+digest of its pixels; the maps then lie on plain grey. Its file name is not known here, and not
+written. The same explanation gives the same bytes.
 """
 
 import csv
@@ -28,7 +28,7 @@ from cdam_core.explanation import Explanation, as_text
 from cdam_core.images import digest
 from cdam_core.methods import METHODS
 from cdam_core.models import MODELS, VisionModel
-from cdam_core.pictures import DEFAULT_PALETTE
+from cdam_core.pictures import DEFAULT_PALETTE, SAW
 from cdam_core.regions import Region
 
 FORMAT = "cdam-explanation-1"
@@ -80,7 +80,8 @@ def pack(
         drawing: of the pictures.
         regions: drawn on the picture.
         sample: path of a bundled sample below the assets, which then is named; never anything else.
-        with_image: put the picture itself in, too.
+        with_image: put the picture itself in, too, and draw the maps on it, as is always done on a
+            bundled sample.
 
     Returns:
         The file's bytes; the same explanations give the same.
@@ -88,7 +89,8 @@ def pack(
     drawing = drawing or Drawing()
     members = _concept_files(explanations)
     members |= {SCORES: _scores(explanations), PATCHES: _patches(explanations).encode()}
-    members |= _pictures(model, image, explanations, fit, drawing)
+    shown = image if with_image or sample else None
+    members |= _pictures(model, image.size, shown, explanations, fit, drawing)
     if with_image:
         members[PICTURE] = pictures.png(image)
     record = describe(model, image, explanations, fit=fit, drawing=drawing, regions=regions,
@@ -126,6 +128,8 @@ def describe(
             "patch_size": list(model.patch_size),
             "mean": list(model.mean),
             "std": list(model.std),
+            "pool": model.pool,
+            "half": model.half,
             "dtype": str(next(model.module.parameters()).dtype).removeprefix("torch."),
         },
         "image": {
@@ -286,17 +290,20 @@ def _scales(explanations: Sequence[Explanation], drawing: Drawing) -> list[tuple
 
 def _pictures(
     model: VisionModel,
-    image: Image.Image,
+    size: tuple[int, int],
+    image: Image.Image | None,
     explanations: Sequence[Explanation],
     fit: str,
     drawing: Drawing,
 ) -> dict[str, bytes]:
-    """The maps as they are shown, in every format."""
+    """The maps in every format; without the image, on plain grey of its (width, height)."""
+    saw = SAW if image is not None else "The picture is not included"
+    image = image or Image.new("RGB", size, "grey")
     view = model.fit(image, fit, zoom=pictures.view_zoom(model.input_size)).image
     scales = _scales(explanations, drawing)
     drawn = [per_patch(each) if drawing.summed else each for each in explanations]
     look = {"palette": drawing.palette, "opacity": drawing.opacity, "smooth": drawing.smooth,
-            "outlines": drawing.outlines}  # fmt: skip
+            "outlines": drawing.outlines, "saw": saw}  # fmt: skip
     is_panel = len(drawn) == 1 and len(set(scales[0])) == 1
     note = "Colours end at the printed scale; up to 1 % of the scores lie beyond."
 
@@ -351,10 +358,12 @@ def as_python(record: dict[str, Any], model: VisionModel) -> str:
 def _model_line(model: dict[str, Any]) -> str:
     known, size = model["id"], tuple(model["input_size"])
     usual = tuple(MODELS.get(known, {}).get("architecture", {}).get("input_size", ()))
-    sized = "" if size == usual else f", input_size={size}"
+    more = "" if known in MODELS else f", pool={model['pool']!r}"
+    after = "" if size == usual else f".at_size({size})"
+    after += '.on("cpu", half=True)' if model["half"] else ""
     if known in MODELS or known.startswith("timm:"):
-        return f"model = cdam.load_model({known!r}{sized})"
-    return f'model = cdam.load_model("checkpoint.pth"{sized})  # the file of model {known}'
+        return f"model = cdam.load_model({known!r}{more}){after}"
+    return f'model = cdam.load_model("checkpoint.pth"{more}){after}  # the file of model {known}'
 
 
 def _concept_lines(made: Sequence[dict[str, Any]], lines: list[str]) -> dict[str, str]:

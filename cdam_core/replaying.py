@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from cdam_core import archive
+from cdam_core.architectures import takes_any_size
 from cdam_core.assets import assets_dir
 from cdam_core.concepts import Concept, load_concept
 from cdam_core.errors import BadRecord
@@ -198,8 +199,19 @@ def _model(facts: Mapping[str, Any], given: VisionModel | str | Path | None) -> 
         raise BadRecord("needs-model", "The model of this record was loaded from a file; give that "
                         "file.")  # fmt: skip
     size, source = tuple(facts["input_size"]), known if given is None else given
-    model = load_model(source)
-    return model if model.input_size == size else load_model(source, size)
+    model = load_model(source, pool=facts["pool"])
+    if tuple(model.input_size) != size:
+        model = _at_size(model, source, facts, size)
+    return model.on(next(model.module.parameters()).device, facts["half"])
+
+
+def _at_size(
+    model: VisionModel, source: str | Path, facts: Mapping[str, Any], size: tuple[int, int]
+) -> VisionModel:
+    """Positions are interpolated for every picture, or once for all in the weights."""
+    if takes_any_size(model.module) and model.weights_sha256 == facts["weights_sha256"]:
+        return model.at_size(size)
+    return load_model(source, size, facts["pool"])
 
 
 def _explain(
@@ -310,6 +322,7 @@ def _check_facts(facts: Mapping[str, Any], concepts: Mapping[str, Concept]) -> N
     model, image = facts["model"], facts["image"]
     _require(isinstance(model["id"], str) and _is_digest(model["weights_sha256"]))
     _require(_are_sides(model["input_size"], MAX_SIDE))
+    _require(model["pool"] in ("token", "avg") and isinstance(model["half"], bool))
     _require(_is_digest(image["sha256"]))
     _require(image["sample"] is None or isinstance(image["sample"], str))
     _require(image["reduced_to"] is None or _is_whole(image["reduced_to"], 16, 20_000))

@@ -20,7 +20,7 @@ from cdam_core.explanation import Explanation, as_text, explain
 from cdam_core.images import digest
 from cdam_core.maps import counted
 from cdam_core.methods import METHODS
-from cdam_core.models import VisionModel
+from cdam_core.models import Encoding, VisionModel
 from cdam_core.targets import Contrast, resolve, top_classes
 
 STRONGEST = 2  # classes explained where no target was named
@@ -60,7 +60,10 @@ class Question:
 
 
 def answer(
-    model: VisionModel, image: Image.Image, question: Question, sample: str | None = None
+    model: VisionModel,
+    image: Image.Image,
+    question: Question,
+    encoding: Encoding | None = None,
 ) -> tuple[Explanation, bytes]:
     """The explanation of one picture, and its ZIP.
 
@@ -68,21 +71,20 @@ def answer(
         model: to ask.
         image: as ``open_image`` gave it.
         question: what to ask.
-        sample: path of a bundled sample below the assets, if it is one.
+        encoding: of the image, fitted as the question says; None: made where it is needed.
 
     Raises:
         BadImage, BadTarget, BadConcept: as ``explain``.
     """
     asked: Any = question.targets
-    encoding = None
-    if not asked or METHODS[question.method].needs == "encoding":
+    if encoding is None and (not asked or METHODS[question.method].needs == "encoding"):
         encoding = model.encode_image(image, question.fit)
     if not asked:
         asked = [index for index, _ in top_classes(model.logits(encoding), STRONGEST)]
     given = encoding if METHODS[question.method].needs == "encoding" else image
     explanation = explain(model, given, list(asked), question.method, fit=question.fit,
                           **question.settings)  # fmt: skip
-    content = provenance.pack(model, image, [explanation], fit=question.fit, sample=sample,
+    content = provenance.pack(model, image, [explanation], fit=question.fit,
                               drawing=question.drawing, with_image=question.with_image)  # fmt: skip
     return explanation, content
 

@@ -107,7 +107,7 @@ def _lines_of_one(
     drawing: Drawing,
 ) -> list[list[Tile]]:
     view = model.fit(image, fit, zoom=pictures.view_zoom(model.input_size)).image
-    saw = Tile(view, "What the model saw")
+    saw = Tile(view, pictures.SAW)
     maps = [_maps(view, each, drawing) for each in explanations]
     if rows == "images":
         return [[saw, *(tile for line in maps for tile in line)]]

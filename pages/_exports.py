@@ -1,12 +1,12 @@
 """What leaves the app so that somebody else can check it: ZIP, report, code, and address.
 
-Files are made when they are asked for, behind the same gate as all computing. Nothing of a
-visitor's own picture gets into them but the digest of its pixels; the report shows it, as it is
-meant to. Its file name is known to nobody here.
+Files are made when they are asked for, behind the same gate as all computing. Of a visitor's own
+picture the ZIP holds the digest of its pixels alone, unless the visitor wants it in; the report
+shows it, as it is meant to. Its file name is known to nobody here.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from urllib.parse import urlencode, urlsplit
 
@@ -39,6 +39,7 @@ class Parcel:
         explanations: as the library gave them.
         drawing: how they are shown.
         regions: drawn on the picture.
+        with_image: put the picture into the ZIP.
     """
 
     page: str
@@ -49,6 +50,7 @@ class Parcel:
     explanations: Sequence[cdam.Explanation]
     drawing: Drawing
     regions: Sequence[cdam.Region] = ()
+    with_image: bool = False
 
 
 def offer(shown: Shown, regions: Sequence[cdam.Region] = ()) -> None:
@@ -73,7 +75,14 @@ def drawing(
 def offer_parcel(parcel: Parcel) -> None:
     """One row: what to take home, and how to come back."""
     paper = "Letter" if (st.context.locale or "")[-2:].upper() in LETTER else "A4"
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if parcel.picture.sample is None:
+            with_image = st.toggle(
+                "With my picture", key=f"{parcel.page}.with_image",
+                help="Put your picture into the ZIP. Without it, the ZIP holds the maps on plain "
+                "grey and a digest of the picture, so it can be checked by whoever has it.",
+            )  # fmt: skip
+            parcel = replace(parcel, with_image=with_image)
         _downloads.buttons(parcel.page, parcel.name, (
             ("Report (PDF)", "pdf", "application/pdf", partial(paper_report, parcel, paper)),
             ("All of it, to be checked (ZIP)", "zip", "application/zip", partial(pack, parcel)),
@@ -108,6 +117,7 @@ def pack(parcel: Parcel) -> bytes:
         return provenance.pack(
             parcel.model, parcel.picture.image, parcel.explanations, drawing=parcel.drawing,
             regions=parcel.regions, sample=sample_path(parcel.picture),
+            with_image=parcel.with_image,
         )  # fmt: skip
 
 

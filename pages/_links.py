@@ -1,4 +1,4 @@
-"""Addresses that can be shared: sample, classes and method, each value checked by itself.
+"""Addresses that can be shared: sample, model, classes and method, each value checked by itself.
 
 Never anything of an upload. A value that does not fit is passed over, as if it were not there.
 """
@@ -8,14 +8,15 @@ from collections.abc import Sequence
 import streamlit as st
 
 import cdam_core as cdam
+from pages import _concepts_samples, _pickers
 from pages._samples import samples
-from pages._state import Picture, choose_sample
+from pages._state import DEFAULT_MODEL, Picture, choose_sample
 
 MAX_CLASSES = 6
 
 
 def follow() -> None:
-    """Take the sample named in the address, once per visit."""
+    """Take the sample and the model named in the address, once per visit."""
     if "link" in st.session_state:
         return
     st.session_state["link"] = {
@@ -25,6 +26,12 @@ def follow() -> None:
     sample = st.query_params.get("sample")
     if sample in samples():
         choose_sample(sample)
+    scenes = _concepts_samples.scenes()
+    if scene := next((name for name in (sample, f"sample:{sample}") if name in scenes), None):
+        st.session_state["concept_scene"] = scene
+    model = st.query_params.get("model")
+    if model in _pickers.model_labels() and model != DEFAULT_MODEL:
+        _pickers.try_model(model)
 
 
 def asked_classes(model: cdam.VisionModel) -> list[int]:
@@ -46,6 +53,9 @@ def write(picture: Picture, classes: list[str], method: str) -> None:
     wanted = {} if picture.sample is None else {
         "sample": picture.sample.id, "class": classes, "method": method
     }
+    model = st.session_state.get("model.choice", DEFAULT_MODEL)
+    if wanted and model != DEFAULT_MODEL:
+        wanted["model"] = model
     now = {name: st.query_params.get_all(name) for name in st.query_params}
     if now != {k: v if isinstance(v, list) else [v] for k, v in wanted.items()}:
         st.query_params.from_dict(wanted)

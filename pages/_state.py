@@ -282,6 +282,13 @@ def keep(key: Hashable, result: Any) -> None:
         results.pop(next(iter(results)))
 
 
+def forget_results(kind: str) -> None:
+    """Remove the results whose key begins with ``kind``."""
+    results = remembered()
+    for key in [key for key in results if isinstance(key, tuple) and key[0] == kind]:
+        del results[key]
+
+
 # ---- concepts ------------------------------------------------------------------------------------
 
 

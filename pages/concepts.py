@@ -25,6 +25,7 @@ from pages import (
     _controls,
     _downloads,
     _exports,
+    _links,
     _panels,
     _pickers,
     _state,
@@ -166,6 +167,7 @@ def explore(model_id: str) -> None:
             "concepts", model, picture, prepared, explanation, explanation, look, scale
         )
         _downloads.offer_downloads(files)
+        _links.write(picture, [], method)
         _exports.offer(files)
     _concepts_keep.show(model_id, model, cards)
     remember()
@@ -237,6 +239,7 @@ def pick_look(
             key="concepts.similarity", width=140,
             help="  \n".join(f"**{label}**: {words}" for label, _, words in SIMILARITIES.values()),
         )
+        _links.preset_method(VARIANTS, "concepts.method")
         method = _controls.pick_method(VARIANTS, "concepts.method", 165)
         palette = _controls.pick_palette(160)
         opacity = _controls.pick_opacity(140)

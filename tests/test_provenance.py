@@ -112,6 +112,19 @@ def test_the_record_says_everything_that_made_the_scores(model, image, packed):
     assert "seconds" not in json.dumps(record)
 
 
+def test_nothing_of_the_picture_is_in_the_drawings_either_unless_asked_for(model, image, packed):
+    """Drawn from two different pictures, the maps of one explanation come out the same."""
+    e, content = packed
+    drawn = {name: data for name, data in members(content).items() if name.startswith("maps")}
+    other = image.rotate(180)
+    assert {name: data for name, data in members(provenance.pack(model, other, [e])).items()
+            if name.startswith("maps")} == drawn  # fmt: skip
+    assert "The picture is not included" in drawn["maps-simulated.svg"].decode()
+    asked = members(provenance.pack(model, image, [e], with_image=True))
+    assert "What the model saw" in asked["maps-simulated.svg"].decode()
+    assert asked["maps-simulated.png"] != drawn["maps-simulated.png"]
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_the_picture_is_in_it_only_when_asked_for_and_then_nothing_else_is_needed(model, image):
     e = cdam.explain(model, image, "zebra")
@@ -215,6 +228,17 @@ def test_a_reduced_picture_is_reduced_again(model, tmp_path):
     assert cdam.limit_side(small, 100) is small
     content = provenance.pack(model, small, [cdam.explain(model, small, 0)])
     assert cdam.replay(content, tmp_path / "large.png", model).is_bit_equal
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_another_input_size_and_16_bits_are_taken_up_again():
+    sample = "scenes/owl.jpg"
+    image = cdam.open_image(assets_dir() / sample)
+    small = cdam.load_model("scenes", (112, 112)).on("cpu", half=True)
+    content = provenance.pack(small, image, [cdam.explain(small, image, "owl")], sample=sample)
+    assert cdam.replay(content).is_identical
+    code = members(content)["reproduce.py"].decode()
+    assert "load_model('scenes').at_size((112, 112)).on(\"cpu\", half=True)" in code
 
 
 @pytest.mark.usefixtures("undrawn")
