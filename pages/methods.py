@@ -136,7 +136,7 @@ def pick_classes(
 def pick_methods(model_id: str) -> list[str]:
     """Which methods to show, each with what it costs here."""
     if "methods" not in st.session_state:
-        named = [name for name in st.query_params.get_all("method") if name in METHODS]
+        named = [name for name in st.query_params.get_all("method") if name in BY_COST]
         st.session_state["methods"] = st.session_state.get("kept.methods") or named or AT_FIRST
     chosen = st.pills(
         "Methods, and what they cost on this machine", BY_COST, key="methods",
@@ -478,8 +478,22 @@ def offer_downloads(
                  for row, original in zip(rows.values(), originals, strict=True))  # fmt: skip
     drawing = _exports.drawing(prepared, look, summed, tuple(tuple(ends[name]) for name in rows))
     _exports.offer_parcel(_exports.Parcel(
-        "methods", parts, model, question.picture, prepared.logits, originals, drawing
+        "methods", parts, model, question.picture, prepared.logits, originals, drawing,
+        measures=measures_per_map(rows, judged, index),
     ))  # fmt: skip
+
+
+def measures_per_map(
+    rows: dict[str, Row], judged: dict[str, _methods_trust.Judged], index: int
+) -> dict[str, list[float]]:
+    """What was measured, map by map; of each method, one class is put to the test."""
+    known = {name: one.numbers() for name, one in judged.items()}
+    return {
+        label: [known.get(name, {}).get(id_, math.nan) if position == index else math.nan
+                for name, row in rows.items() for position in range(len(row.explanation.labels))]
+        for id_, label in (("fidelity", "fidelity"), ("box_sensitivity", "box sensitivity"))
+        if known
+    }  # fmt: skip
 
 
 main()

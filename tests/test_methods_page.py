@@ -20,6 +20,7 @@ from cdam_core.benchmarks import compactness, fidelity, to_patches
 from cdam_core.maps import symmetric_scale
 from cdam_core.methods import METHODS
 from pages import (
+    _controls,
     _gate,
     _methods_cards,
     _methods_files,
@@ -97,7 +98,7 @@ def label(method: str) -> str:
 
 def test_every_method_but_the_slow_ones_is_shown_for_the_two_strongest_classes(model, image):
     at = opened(methods=())
-    wanted = [m.id for m in METHODS.values() if m.cost != "minutes"]
+    wanted = [m for m in _controls.OFFERED if METHODS[m].cost != "minutes"]
     wanted.remove("transformer_attribution")
     assert sorted(titles(at)) == sorted(map(label, wanted))
     assert set(at.session_state["methods"]) == set(wanted)
@@ -110,7 +111,7 @@ def test_every_method_but_the_slow_ones_is_shown_for_the_two_strongest_classes(m
 def test_every_method_tells_its_cost_and_kind():
     at = opened()
     pills = widget(at.get("button_group"), "methods")
-    for method in METHODS.values():
+    for method in map(METHODS.get, _controls.OFFERED):
         assert any(option.startswith(f"{method.label} · ") for option in pills.options)
     words = {md.value.split("**")[1]: md.value for md in at.markdown if ":small[" in md.value}
     assert words["CDAM"].endswith("signed, per patch]")
@@ -394,13 +395,14 @@ def test_a_new_job_waits_for_the_stopped_one_without_impatience(monkeypatch):
     "address",
     [
         {"method": ["__import__", "<script>"], "class": ["<b>", "-1", MANY]},
+        {"method": ["pooled_cdam", "cdam"]},
         {"method": [MANY, "cdam", "cdam"], "class": ["1000000000"], "sample": "../x"},
     ],
-    ids=["hostile", "long"],
+    ids=["hostile", "not_offered", "long"],
 )
 def test_values_that_do_not_fit_are_passed_over(address):
     at = opened(**address)
-    known = [m for m in dict.fromkeys(address["method"]) if m in METHODS]
+    known = [m for m in dict.fromkeys(address["method"]) if m in _controls.OFFERED]
     assert len(cards(at)) == (len(known) or 10)
 
 
