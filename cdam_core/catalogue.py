@@ -32,11 +32,13 @@ class Photographs:
     Attributes:
         source: what ``load_model`` takes.
         label: a few words for a list.
+        megabytes: size of its weights; 0: told by its structure.
         on_hub: whether the model hub has it with its head; else its file has to be given.
     """
 
     source: str
     label: str
+    megabytes: int = 0
     on_hub: bool = True
 
     @property
@@ -47,11 +49,11 @@ class Photographs:
 
 # Small ones first. CaiT's class token joins late, so its maps hold all that the answer knows.
 PHOTOGRAPHS = (
-    Photographs("timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k", "ViT-Ti/16, the smallest"),
-    Photographs("timm:cait_xxs24_224.fb_dist_in1k", "CaiT-XXS, a late class token"),
-    Photographs("timm:vit_small_patch16_224.augreg_in21k_ft_in1k", "ViT-S/16"),
-    Photographs("timm:deit3_small_patch16_224.fb_in22k_ft_in1k", "DeiT III S/16"),
-    Photographs("timm:vit_small_patch8_224.dino", "DINO ViT-S/8, the paper's", on_hub=False),
+    Photographs("timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k", "ViT-Ti/16", 23),
+    Photographs("timm:cait_xxs24_224.fb_dist_in1k", "CaiT-XXS", 48),
+    Photographs("timm:vit_small_patch16_224.augreg_in21k_ft_in1k", "ViT-S/16", 88),
+    Photographs("timm:deit3_small_patch16_224.fb_in22k_ft_in1k", "DeiT III S", 88),
+    Photographs("timm:vit_small_patch8_224.dino", "DINO ViT-S/8", 87, on_hub=False),
 )
 COMPANIONS = (".txt", ".md")  # lie beside checkpoints and say something about them
 
@@ -84,17 +86,20 @@ def catalogue() -> list[Entry]:
 
 
 def offered() -> list[Entry]:
-    """What a list for visitors shows: the loadable part, as far as the administrator allows it."""
+    """What a list for visitors shows, as far as the administrator allows it.
+
+    That is what can be loaded, and the photographs whose file has to be given first.
+    """
     only = os.environ.get(ONLY_VARIABLE, "").strip()
     wanted = [source.strip() for source in only.split(",") if source.strip()]
-    found = {entry.source: entry for entry in catalogue() if entry.loadable}
+    shown = [each for each in catalogue() if each.loadable or each.place == "photographs"]
+    found = {entry.source: entry for entry in shown}
     for source in wanted:
         if source not in found and source.startswith("timm:"):
-            found[source] = _entry_of_photographs(Photographs(source, source))
+            found[source] = _entry_of_photographs(Photographs(source, source.removeprefix("timm:")))
     if not only:
         return list(found.values())
-    listed = [found[source] for source in dict.fromkeys(wanted) if source in found]
-    return [entry for entry in listed if entry.loadable]
+    return [found[source] for source in dict.fromkeys(wanted) if source in found]
 
 
 # ---- photographs ---------------------------------------------------------------------------------
@@ -112,13 +117,16 @@ def _entry_of_photographs(photo: Photographs) -> Entry:
     if given is not None:
         found = _entry_of_file(photo.source, "photographs", given)
         return replace(found, label=photo.label)
-    reason = architectures.why_not_by_name(photo.name)
-    if reason or not photo.on_hub:
-        return Entry(photo.source, "photographs", reason or how_to_give(photo), False, photo.label)
+    if not photo.on_hub:
+        return Entry(photo.source, "photographs", how_to_give(photo), False, photo.label)
+    # What is curated is known to be supported: a test asks each of them.
+    reason = None if photo.megabytes else architectures.why_not_by_name(photo.name)
+    if reason:
+        return Entry(photo.source, "photographs", reason, False, photo.label)
     if hub.cached_weights(photo.name) is not None:
         text = "pretrained weights in the hub's cache"
         return Entry(photo.source, "photographs", text, True, photo.label)
-    size = weight_bytes(photo.name)
+    size = photo.megabytes * 10**6 or weight_bytes(photo.name)
     text = f"{size / 1e6:.0f} MB to be fetched from the model hub once"
     return Entry(photo.source, "photographs", text, True, photo.label, size)
 

@@ -74,13 +74,31 @@ class Prepared:
 # ---- models --------------------------------------------------------------------------------------
 
 
-@st.cache_resource(max_entries=3, show_spinner="Loading the model …")
+def at_side(model_id: str, side: int | None) -> str:
+    """The id of a model at another input size, "scenes@336"; None: its own size."""
+    return model_id if side is None else f"{model_id}@{side}"
+
+
 def get_model(model_id: str) -> cdam.VisionModel:
-    """The one copy of a model that all visitors share.
+    """The one copy of a model that all visitors share, at the size that its id names.
 
     Raises:
         BadCheckpoint: with one sentence; a model of the hub that cannot be had.
     """
+    source, _, side = model_id.rpartition("@")
+    if source and side.isdigit():
+        return get_model(source).at_size((int(side), int(side)))
+    return _bundled_model(model_id) if model_id in cdam.MODELS else _large_model(model_id)
+
+
+@st.cache_resource(show_spinner="Loading the model …")
+def _bundled_model(model_id: str) -> cdam.VisionModel:
+    return cdam.load_model(model_id)
+
+
+# Two at most: a third that somebody asks for takes the place of the one that waited longest.
+@st.cache_resource(max_entries=2, show_spinner="Loading the model …")
+def _large_model(model_id: str) -> cdam.VisionModel:
     return cdam.load_model(model_id)
 
 

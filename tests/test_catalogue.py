@@ -276,9 +276,11 @@ def test_the_curated_models_have_names_of_imagenet_and_can_be_explained():
         assert config.hf_hub_id == f"timm/{photo.name}"
         assert config.num_classes == (1000 if photo.on_hub else 0)
         assert architectures.why_not_by_name(photo.name) is None
+        assert photo.megabytes == round(catalogue.weight_bytes(photo.name) / 1e6)
     sizes = [entry.fetch_bytes for entry in catalogue.photographs() if entry.fetch_bytes]
     assert sizes == sorted(sizes)
-    assert sizes[0] == 5_717_416 * 4  # ViT-Ti/16: 192 wide, 12 blocks, 1000 classes
+    # ViT-Ti/16: 192 wide, 12 blocks, 1000 classes
+    assert catalogue.weight_bytes(catalogue.PHOTOGRAPHS[0].name) == 5_717_416 * 4
     assert "23 MB to be fetched" in entry_of(catalogue.PHOTOGRAPHS[0].source).text
 
 
@@ -332,13 +334,13 @@ def test_the_administrator_decides_what_is_offered(folder, monkeypatch):
     assert everything[0] == "scenes"
     assert "good.pth" in everything
     assert "empty.pth" not in everything
-    assert PAPER not in everything
+    assert PAPER in everything  # says which file it needs
     monkeypatch.setenv("CDAM_ONLY_MODELS", "good.pth, timm:vit_base_patch16_224, scenes, no.pth,")
     listed = catalogue.offered()
     assert [entry.source for entry in listed] == ["good.pth", "timm:vit_base_patch16_224", "scenes"]
     assert listed[1].fetch_bytes > 300e6
     monkeypatch.setenv("CDAM_ONLY_MODELS", "timm:resnet18")
-    assert catalogue.offered() == []
+    assert [entry.loadable for entry in catalogue.offered()] == [False]
 
 
 FETCH = """

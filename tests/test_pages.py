@@ -446,6 +446,7 @@ def test_the_model_for_photographs_offers_its_thousand_classes(monkeypatch):
     at = opened()
     with monkeypatch.context() as patch:
         patch.setattr(cdam, "load_model", load_model)
+        patch.setattr("cdam_core.catalogue.fetch", lambda source, on_progress: on_progress(1, 2))
         at.selectbox(key="model.choice").select(_state.PHOTO_MODEL).run()
     try:
         assert viewer(at)["grid"] == [14, 14]
@@ -456,7 +457,7 @@ def test_the_model_for_photographs_offers_its_thousand_classes(monkeypatch):
         widget(at.selectbox, "b.").select(names.index(cranes[1])).run()
         assert [shown["name"] for shown in viewer(at)["shown"]][:2] == ["crane", "crane"]
     finally:
-        _state.get_model.clear(_state.PHOTO_MODEL)
+        _state._large_model.clear(_state.PHOTO_MODEL)
 
 
 def test_a_missing_bundled_model_is_one_sentence(monkeypatch):
