@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 from streamlit.runtime.scriptrunner_utils.exceptions import StopException
+from streamlit.testing.v1 import AppTest
 
 import cdam_core as cdam
 from cdam_core.benchmarks import to_patches
@@ -28,7 +29,7 @@ from pages._samples import samples
 from tests.conftest import SIZE, tiny_late_vit, tiny_vit
 from tests.test_methods_page import cards
 from tests.test_methods_page import opened as methods_page
-from tests.test_pages import component, opened, picture_of, viewer, widget
+from tests.test_pages import FRAME, component, opened, picture_of, viewer, widget
 
 PAIR = ("zebra", "elephant")
 SMALL = {"smooth_cdam": {"n": 2}, "integrated_cdam": {"steps": 2}, "smoothgrad": {"n": 2},
@@ -60,7 +61,13 @@ def image():
 
 def shown(method: str, *classes: str, **address):
     """The page with this method and these classes."""
-    return opened(method=method, **{"class": list(classes or PAIR)}, **address)
+    at = AppTest.from_file(str(FRAME), default_timeout=600)  # token ablation on a busy machine
+    asked = {"method": method, "class": list(classes or PAIR)} | address
+    for name, value in asked.items():
+        at.query_params[name] = value
+    at.run()
+    assert not at.exception
+    return at
 
 
 def expected(model, image, method: str, a="zebra", b="elephant") -> cdam.Explanation:
