@@ -249,7 +249,9 @@ def beyond_scale(explanation: Explanation, scale: float) -> str:
     largest = scores.flat[np.abs(scores).argmax()]
     if abs(largest) <= scale:
         return ""
-    return f"1 % of the scores lie beyond ±{scale:.3g}, up to {largest:+.3g}"
+    if METHODS[explanation.method].signed:
+        return f"1 % of the scores lie beyond ±{scale:.3g}, up to {largest:+.3g}"
+    return f"1 % of the scores lie beyond {scale:.3g}, up to {largest:.3g}"
 
 
 def view_zoom(input_size: Sequence[int]) -> int:

@@ -5,8 +5,8 @@ picture the ZIP holds the digest of its pixels alone, unless the visitor wants i
 shows it, as it is meant to. Its file name is known to nobody here.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from urllib.parse import urlencode, urlsplit
 
@@ -40,6 +40,7 @@ class Parcel:
         drawing: how they are shown.
         regions: drawn on the picture.
         with_image: put the picture into the ZIP.
+        measures: name -> number per map, for the report; NaN where it is not known.
     """
 
     page: str
@@ -51,6 +52,7 @@ class Parcel:
     drawing: Drawing
     regions: Sequence[cdam.Region] = ()
     with_image: bool = False
+    measures: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 def offer(shown: Shown, regions: Sequence[cdam.Region] = ()) -> None:
@@ -126,7 +128,7 @@ def paper_report(parcel: Parcel, paper: str = "A4") -> bytes:
     with slot():
         return report(
             parcel.model, parcel.picture.image, parcel.explanations, logits=parcel.logits,
-            drawing=parcel.drawing, regions=parcel.regions, page=paper,
+            drawing=parcel.drawing, regions=parcel.regions, measures=parcel.measures, page=paper,
         )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 import cdam_core as cdam
+from cdam_core import catalogue
 from pages import _concepts_samples, _pickers
 from pages._samples import samples
 from pages._state import DEFAULT_MODEL, Picture, choose_sample
@@ -29,9 +30,21 @@ def follow() -> None:
     scenes = _concepts_samples.scenes()
     if scene := next((name for name in (sample, f"sample:{sample}") if name in scenes), None):
         st.session_state["concept_scene"] = scene
-    model = st.query_params.get("model")
-    if model in _pickers.model_labels() and model != DEFAULT_MODEL:
-        _pickers.try_model(model)
+    _follow_model(st.query_params.get("model"))
+
+
+def _follow_model(wanted: str | None) -> None:
+    """Take an offered model that is here; an address never makes the server fetch one."""
+    if wanted is None or wanted == DEFAULT_MODEL or wanted not in _pickers.model_labels():
+        return
+    entry = next((each for each in catalogue.offered() if each.source == wanted), None)
+    if entry is not None and entry.fetch_bytes:
+        st.session_state["model.problem"] = (
+            "The model of this address is not on this server yet; choose it in the list to fetch "
+            "it."
+        )
+        return
+    _pickers.try_model(wanted)
 
 
 def asked_classes(model: cdam.VisionModel) -> list[int]:

@@ -10,7 +10,6 @@ import numpy as np
 from PIL import Image
 
 import cdam_core as cdam
-from cdam_core.benchmarks import to_patches
 from cdam_core.maps import counted
 from cdam_core.methods import METHODS
 from cdam_core.pictures import (
@@ -21,6 +20,7 @@ from cdam_core.pictures import (
     palette_for,
     shared_scale,
 )
+from cdam_core.provenance import per_patch
 from pages._state import Picture, Prepared
 from pages._words import decimals_for, signed
 
@@ -75,14 +75,6 @@ class Shown:
 def is_per_pixel(explanation: cdam.Explanation) -> bool:
     """Whether the scores are those of pixels; else of patches."""
     return explanation.scores.shape[1:] != explanation.grid
-
-
-def per_patch(explanation: cdam.Explanation) -> cdam.Explanation:
-    """The same with pixel scores summed to patches; their sum stays what it was."""
-    if not is_per_pixel(explanation):
-        return explanation
-    summed = [to_patches(each, explanation.grid) for each in explanation.scores]
-    return replace(explanation, scores=np.array(summed, np.float32))
 
 
 def counted_scores(explanation: cdam.Explanation) -> np.ndarray:

@@ -10,7 +10,7 @@ from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 import cdam_core as cdam
-from cdam_core import archive, provenance
+from cdam_core import archive, catalogue, provenance
 from cdam_core.__main__ import main
 from cdam_core.regions import shares, shares_words
 from pages import _downloads, _exports, _links, _several, _state
@@ -102,11 +102,10 @@ def test_several_methods_and_concepts_replay_too(offered, monkeypatch):
     assert len(seen.differences) > 1
     at.switch_page(str(PAGES / "concepts.py")).run()
     assert not at.exception
-    if "concepts.zip" in offered:
-        content = offered["concepts.zip"]()
-        assert any(name.startswith("concept-") for name in archive.unpack(content))
-        seen = cdam.replay(content, model=model)
-        assert seen.is_identical, seen.words()
+    content = offered["concepts.zip"]()
+    assert any(name.startswith("concept-") for name in archive.unpack(content))
+    seen = cdam.replay(content, model=model)
+    assert seen.is_identical, seen.words()
 
 
 def test_nothing_is_made_before_it_is_asked_for(monkeypatch):
@@ -218,6 +217,18 @@ def test_a_model_that_is_offered_is_taken_from_the_address_and_put_into_it(monke
     params.clear()
     _links.write(_state.Picture(picture.image, picture.digest, ()), ["zebra"], "cdam")
     assert params == {}
+
+
+def test_an_address_never_makes_the_server_fetch_a_model(monkeypatch):
+    wanted = "timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+    entry = catalogue.Entry(wanted, "photographs", "", True, "ViT", 23_000_000)
+    monkeypatch.setattr(catalogue, "offered", lambda: [entry])
+    monkeypatch.setattr(_links._pickers, "model_labels", lambda: {wanted: "ViT"})
+    monkeypatch.setattr(_links._pickers, "try_model", lambda _: pytest.fail("loaded"))
+    state = {}
+    monkeypatch.setattr(_links.st, "session_state", state)
+    _links._follow_model(wanted)
+    assert "not on this server yet" in state["model.problem"]
 
 
 def test_a_link_to_a_concept_scene_opens_it():
