@@ -70,8 +70,10 @@ def link(
         one = next(each for each in pictures if each.number == marked[0])
         title = "" if is_current else f"{which.titles[one.number]}: "
         words.append(plain(title + _attention_points.patch_words(one, marked[1])))
-    if words:
-        st.markdown("  \n".join(words))
+    # A place of its own, so that what stands below it stays what it is, and an open box open.
+    with st.container():
+        if words:
+            st.markdown("  \n".join(words))
     select_by_numbers(points, view, pictures, which)
 
 
