@@ -108,8 +108,8 @@ class LateClassTokenViT(VisionTransformer):
             tokens = block(tokens)
         return tokens
 
-    def class_row_logits(self, tokens: Tensor) -> Tensor:
-        """Logits from the tokens that leave the backbone, at a fraction of the last block's cost.
+    def class_row(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and what the class token attends to, from the tokens that leave the backbone, at a fraction of the last block's cost.
 
         The head reads the class row only, and its query does not depend on the image. So neither
         keys nor values of the patches are formed: per head, W_K^T q scores the rows (the key bias
@@ -120,7 +120,8 @@ class LateClassTokenViT(VisionTransformer):
             tokens: (B, 1 + N, d) as ``backbone_tokens`` gives them; patch rows may be left out.
 
         Returns:
-            (B, classes) logits.
+            (B, classes) logits, and (B, M, heads) attention logits of the class token over all rows,
+            without the constant that the key bias adds to all of them.
         """
         block = self.blocks[-1]
         attention, joined = block.attn, self.join_class_token(self.late_tokens(tokens))
@@ -131,12 +132,13 @@ class LateClassTokenViT(VisionTransformer):
         b_query, _, b_value = attention.qkv.bias.chunk(3)
         query = (F.linear(rows[:1, 0], w_query, b_query) * attention.scale).view(*heads)
         probe = torch.einsum("he,hed->hd", query, w_key.view(*heads, dim))
-        weights = (rows @ probe.T).softmax(1).transpose(1, 2)
+        attention_logits = rows @ probe.T
+        weights = attention_logits.softmax(1).transpose(1, 2)
         values = torch.einsum("bhd,hed->bhe", weights @ rows, w_value.view(*heads, dim))
         mixed = values.reshape(batch, 1, dim) + b_value
         row = joined[:, :1] + attention.proj(mixed)
         row = row + block.mlp(block.norm2(row))
-        return self.forward_head(self.norm(row))
+        return self.forward_head(self.norm(row)), attention_logits
 
     def backbone_state(self) -> dict[str, Tensor]:
         """The frozen parameters, by name: patch embedding, positions, backbone blocks."""

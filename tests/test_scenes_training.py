@@ -46,8 +46,28 @@ def test_the_cheap_step_equals_the_full_block(trained_blocks):
     model = tiny(trained_blocks).double()
     pixels = torch.randn(3, 3, 42, 56, dtype=torch.float64)
     with torch.no_grad():
-        torch.testing.assert_close(model.class_row_logits(model.backbone_tokens(pixels)),
+        torch.testing.assert_close(model.class_row(model.backbone_tokens(pixels))[0],
                                    model(pixels), rtol=1e-10, atol=1e-12)
+
+
+def test_the_attention_logits_give_the_blocks_attention():
+    model = tiny().double()
+    tokens = model.backbone_tokens(torch.randn(2, 3, 28, 42, dtype=torch.float64))
+    with torch.no_grad():
+        block, joined = model.blocks[-1], model.join_class_token(tokens)
+        q, k, _ = block.attn.qkv(block.norm1(joined)).view(2, 7, 3, 3, 8).permute(2, 0, 3, 1, 4)
+        expected = (q[:, :, :1] @ k.transpose(-1, -2) / 8**0.5).softmax(-1)[:, :, 0]
+        found = model.class_row(tokens)[1].softmax(1).transpose(1, 2)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_penalty_is_the_mean_squared_attention_logit():
+    model, tokens = tiny(), torch.randn(3, N_TOKENS, 24)
+    labels = torch.zeros(3, len(CLASS_NAMES))
+    with torch.no_grad():
+        plain, with_penalty = (training.loss_of(model, tokens, labels, w) for w in (0.0, 0.7))
+        logits = model.class_row(tokens)[1]
+    torch.testing.assert_close(with_penalty - plain, 0.7 * (logits**2).mean(), rtol=1e-3, atol=1e-5)
 
 
 def test_the_cheap_step_has_the_full_blocks_gradients():
@@ -56,7 +76,7 @@ def test_the_cheap_step_has_the_full_blocks_gradients():
     parameters = list(training.trained_parameters(model).values())
     full = torch.autograd.grad(model(pixels).square().sum(), parameters)
     cheap = torch.autograd.grad(
-        model.class_row_logits(model.backbone_tokens(pixels)).square().sum(), parameters)
+        model.class_row(model.backbone_tokens(pixels))[0].square().sum(), parameters)
     for one, two in zip(full, cheap, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-8, atol=1e-10)
 
@@ -215,7 +235,7 @@ def test_a_new_model_starts_on_the_committed_backbone():
 
 @pytest.mark.parametrize("arguments", [
     ["--steps", "0"], ["--side", "100"], ["--trained-blocks", "3"], ["--token-drop", "1"],
-    ["--plain-share", "1.5"],
+    ["--plain-share", "1.5"], ["--attention-penalty", "-1"],
     ["--resume", "no-such-card.json"], ["--batch", "1"],
 ])
 def test_wrong_arguments_end_with_one_line(arguments, capsys):
