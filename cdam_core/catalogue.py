@@ -242,7 +242,7 @@ def _card(path: Path) -> dict:
 def _entry_of_file(source: str, place: str, path: Path) -> Entry:
     try:
         found = checkpoints.recognise(path)
-        architectures.find(found.module)
+        architectures.find(found.module, found.facts.pool)
     except BadCheckpoint as error:
         return Entry(source, place, str(error), False)
     except OSError as error:

@@ -23,6 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from cdam_core.architectures import POOLS, outline
 from cdam_core.errors import BadCheckpoint
 from cdam_core.layouts import (
     EXPECTED,
@@ -63,6 +64,7 @@ class Facts:
         architecture: timm's name of it.
         class_names: one per output.
         mean, std: normalisation of pixels in [0, 1].
+        pool: how the answer is read, one of ``architectures.POOLS``.
         identity: name of the model in results.
     """
 
@@ -71,6 +73,7 @@ class Facts:
     class_names: tuple[str, ...] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    pool: str | None = None
     identity: str | None = None
 
 
@@ -150,17 +153,35 @@ def _recognise(path: Path, with_weights: bool) -> Checkpoint:
     size = path.stat().st_size
     _check_values(state, size, with_weights)
     facts = _facts(path, stated)
-    renamed, told = to_timm_names(state)
+    renamed, told = _in_timm_names(path, state, facts.architecture)
     if sum(value.numel() for value in renamed.values()) > size + 2**20:
         raise _damaged("Its tensors claim more numbers than the file can hold.")
     hints = _joined(facts.hints, told)
     with torch.device("cpu" if with_weights else "meta"):
         module, description = _fitting_module(path, renamed, hints, facts.architecture)
+    if facts.pool is not None:
+        module.global_pool = facts.pool
     if with_weights:
         own = {name: value.detach().clone().float() for name, value in renamed.items()}
         module.load_state_dict(own, assign=True)
         facts = _with_identity(facts, path)
     return Checkpoint(module.eval(), description, facts)
+
+
+def _in_timm_names(
+    path: Path, state: Mapping[str, Tensor], architecture: str | None
+) -> tuple[dict[str, Tensor], Hints]:
+    """Tensors in timm's names: those of a named architecture are taken as they are."""
+    name = architecture or path.stem
+    try:
+        return to_timm_names(state)
+    except BadCheckpoint:
+        if not timm.is_model(name):
+            raise
+        wanted = {each for each in outline(name).state_dict() if not each.startswith("head.")}
+        if {each for each in state if not each.startswith("head.")} != wanted:
+            raise
+        return dict(state), Hints()
 
 
 def _fitting_module(
@@ -357,12 +378,13 @@ def _facts(path: Path, stated: Mapping[str, Any]) -> Facts:
         class_names=_class_names(stated.get("class_names")) or named_by_text,
         mean=_numbers(stated, "mean", 3, lambda value: -10 < value < 10),
         std=_numbers(stated, "std", 3, lambda value: 0 < value < 10),
+        pool=stated["pool"] if stated.get("pool") in POOLS else None,
         identity=_identity(stated.get("id")),
     )
 
 
 _STATED = {"architecture", "arch", "class_names", "mean", "std", "num_heads", "layer_norm_eps",
-           "input_size", "mlp", "id"}  # fmt: skip
+           "input_size", "mlp", "pool", "id"}  # fmt: skip
 
 
 def _bad_entry(name: str, expected: str) -> BadCheckpoint:

@@ -19,6 +19,7 @@ from timm.layers import GluMlp
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from cdam_core.architectures import find, input_size_of
 from cdam_core.errors import BadCheckpoint, BadTarget
 from cdam_core.files import write_atomically
 from cdam_core.late_vit import LateClassTokenViT
@@ -211,7 +212,8 @@ def require_linear_place(model: VisionModel) -> None:
     """
     module = model.module
     head = getattr(module, "head", None)
-    if hasattr(module, "head_dist") or not isinstance(head, nn.Linear | nn.Identity):
+    others = [name for name in ("head_dist", "aux_head") if getattr(module, name, None) is not None]
+    if others or not isinstance(head, nn.Linear | nn.Identity):
         raise BadCheckpoint(
             "unsupported",
             f"The head of this {type(module).__name__} is not one linear layer on the class token; "
@@ -280,14 +282,18 @@ def _metadata(model: VisionModel, card: dict) -> dict[str, str]:
     module = model.module
     entries = {
         "id": model.id, "class_names": model.class_names, "mean": model.mean, "std": model.std,
-        "input_size": list(module.patch_embed.img_size),
-        "num_heads": module.blocks[-1].attn.num_heads,
+        "input_size": list(input_size_of(module)), "pool": model.pool,
         "layer_norm_eps": getattr(module.norm, "eps", 1e-6), "card": card,
     }  # fmt: skip
     name = (getattr(module, "pretrained_cfg", None) or {}).get("architecture")
     if name:
         entries["architecture"] = name
-    mlp = getattr(module.blocks[-1], "mlp", None)
+    place = find(module, model.pool)
+    block = module.get_submodule(place.block)
+    heads = getattr(getattr(block, "attn", None), "num_heads", None)
+    if heads is not None:
+        entries["num_heads"] = heads
+    mlp = getattr(block, "mlp", None)
     if isinstance(mlp, GluMlp) and isinstance(mlp.act, nn.SiLU) and not mlp.gate_last:
         entries["mlp"] = "swiglu"
     return {"format": "pt"} | {k: json.dumps(v, ensure_ascii=False) for k, v in entries.items()}

@@ -535,7 +535,7 @@ def _from_checkpoint(
         names = imagenet_names()
     return wrap(
         module, names, facts.mean, facts.std, model_id=facts.identity, input_size=input_size,
-        pool=pool,
+        pool=pool or facts.pool,
     )  # fmt: skip
 
 

@@ -282,7 +282,7 @@ def features_of(job: Job, part: str) -> tuple[Tensor, Tensor]:
 
 
 def _embed_shard(job: Job, part: str, numbers: range) -> tuple[dict[str, Tensor], dict[str, str]]:
-    features, labels, all_broken = [torch.empty(0, job.model.module.embed_dim)], [], []
+    features, labels, all_broken = [torch.empty(0, job.model.module.num_features)], [], []
     items = getattr(job.data, part)[numbers.start : numbers.stop]
     for pixels, batch_labels, broken in job.batches(items, numbers, augment=False):
         if len(batch_labels):
@@ -329,7 +329,7 @@ class Trainer:
 
     def __init__(self, job: Job):
         self.job, count = job, len(job.data.class_names)
-        width = job.model.module.embed_dim
+        width = job.model.module.num_features
         draw = torch.Generator().manual_seed(job.settings.seed)
         device = next(job.model.module.parameters()).device
         spread = width**-0.5  # torch's default start of a linear layer

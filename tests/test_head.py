@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from safetensors import safe_open
@@ -25,6 +26,7 @@ from cdam_core import head as heads
 from cdam_core import training_head
 from cdam_core.__main__ import main
 from cdam_core.training_head import Settings, read_folder, train
+from tests import zoo
 from tests.test_checkpoints import state_of, vit
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
@@ -366,6 +368,36 @@ def test_every_kind_of_backbone_comes_back_from_the_file(extra, tmp_path):
     heads.save_model(tmp_path / "m.safetensors", taught, {})
     again = cdam.load_model(tmp_path / "m.safetensors")
     assert (again.id, again.weights_sha256) == ("mine", taught.weights_sha256)
+
+
+@pytest.mark.parametrize(("name", "pool"), [
+    ("xcit_nano_12_p16_224", None), ("pit_ti_224", None), ("vit_small_patch16_dinov3", "token"),
+    ("vit_small_patch16_dinov3", "avg"),
+])  # fmt: skip
+def test_heads_on_other_families_come_back_from_the_file(name, pool, tmp_path):
+    """How the answer is read is kept, too: a class token on demand stays one."""
+    torch.manual_seed(0)
+    module = timm.create_model(name, pretrained=False, num_classes=0)
+    model = cdam.wrap(module, pool=pool)
+    pixels = torch.randn(1, 3, *model.input_size)
+    latent = model.embed(pixels)
+    head = heads.LinearHead(torch.randn(3, latent.shape[1]), torch.randn(3))
+    mine = heads.with_head(model, head, ["a", "b", "c"], "mine")
+    expected = latent[0] @ head.weight.T + head.bias
+    torch.testing.assert_close(mine.logits(mine.encode(pixels)), expected, rtol=1e-4, atol=1e-4)
+    path = tmp_path / "mine.safetensors"
+    heads.save_model(path, mine, {"recipe": "none"})
+    again = cdam.load_model(path)
+    assert again.pool == (pool or "token")
+    assert again.class_names == ["a", "b", "c"]
+    torch.testing.assert_close(again.logits(again.encode(pixels)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_that_also_scores_its_patches_takes_no_head():
+    model = cdam.wrap(zoo.shrunk("volo_d1_224"), input_size=(64, 64))
+    head = heads.LinearHead(torch.zeros(2, 32), torch.zeros(2))
+    with pytest.raises(cdam.BadCheckpoint, match="not one linear layer"):
+        heads.with_head(model, head, ["a", "b"])
 
 
 def test_a_file_that_would_not_come_back_is_an_error(tmp_path):
