@@ -1,4 +1,4 @@
-"""Addresses that can be shared: sample, model, classes and method, each value checked by itself.
+"""Addresses that can be shared: sample, model, size, classes, method, each checked by itself.
 
 Never anything of an upload. A value that does not fit is passed over, as if it were not there.
 """
@@ -9,9 +9,10 @@ import streamlit as st
 
 import cdam_core as cdam
 from cdam_core import catalogue
+from cdam_core.sizes import sizes_for
 from pages import _concepts_samples, _pickers
 from pages._samples import samples
-from pages._state import DEFAULT_MODEL, Picture, choose_sample
+from pages._state import DEFAULT_MODEL, Picture, choose_sample, get_model
 
 MAX_CLASSES = 6
 
@@ -31,6 +32,7 @@ def follow() -> None:
     if scene := next((name for name in (sample, f"sample:{sample}") if name in scenes), None):
         st.session_state["concept_scene"] = scene
     _follow_model(st.query_params.get("model"))
+    _follow_side(st.query_params.get("side"))
 
 
 def _follow_model(wanted: str | None) -> None:
@@ -45,6 +47,20 @@ def _follow_model(wanted: str | None) -> None:
         )
         return
     _pickers.try_model(wanted)
+
+
+def _follow_side(wanted: str | None) -> None:
+    """Take an input size that the model offers."""
+    if wanted is None:
+        return
+    model_id = st.session_state.get("model.choice", DEFAULT_MODEL)
+    try:
+        sizes = sizes_for(get_model(model_id))
+    except cdam.BadCheckpoint:
+        return  # the page says so
+    side = next((size[0] for size in sizes if str(size[0]) == wanted and size[0] == size[1]), None)
+    if side is not None:
+        st.session_state.setdefault("model.sides", {})[model_id] = side
 
 
 def asked_classes(model: cdam.VisionModel) -> list[int]:
@@ -66,9 +82,18 @@ def write(picture: Picture, classes: list[str], method: str) -> None:
     wanted = {} if picture.sample is None else {
         "sample": picture.sample.id, "class": classes, "method": method
     }
-    model = st.session_state.get("model.choice", DEFAULT_MODEL)
-    if wanted and model != DEFAULT_MODEL:
-        wanted["model"] = model
+    if wanted:
+        wanted |= _model_address()
     now = {name: st.query_params.get_all(name) for name in st.query_params}
     if now != {k: v if isinstance(v, list) else [v] for k, v in wanted.items()}:
         st.query_params.from_dict(wanted)
+
+
+def _model_address() -> dict[str, str]:
+    """Model and input size, where they are not the usual ones."""
+    model_id = st.session_state.get("model.choice", DEFAULT_MODEL)
+    named = {} if model_id == DEFAULT_MODEL else {"model": model_id}
+    side = st.session_state.get("model.sides", {}).get(model_id)
+    if side is not None and side != get_model(model_id).input_size[0]:
+        named["side"] = str(side)
+    return named

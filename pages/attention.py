@@ -13,6 +13,7 @@ import cdam_core as cdam
 from cdam_core import mechanism
 from cdam_core.mechanism import Mechanism, Openness, Patches
 from cdam_core.methods import METHODS
+from cdam_core.provenance import Drawing
 from pages import (
     _attention_heads,
     _attention_link,
@@ -23,6 +24,7 @@ from pages import (
     _attention_words,
     _controls,
     _downloads,
+    _exports,
     _frame,
     _links,
     _methods_jobs,
@@ -132,6 +134,8 @@ def explore(model_id: str) -> None:
         offer_downloads(question, which, pictures, numbers, pairs)
     remember()
     _links.write(question.picture, [question.model.class_names[question.target]], "cdam")
+    if parts.attention is not None:
+        offer_exports(question)
 
 
 # ---- what is asked -------------------------------------------------------------------------------
@@ -405,6 +409,17 @@ def offer_downloads(
         offers += [("Pair plot (PNG)", "png", "image/png", draw),
                    ("Pair plot (SVG)", "svg", "image/svg+xml", partial(draw, "svg"))]  # fmt: skip
     _downloads.buttons("attention", parts, offers)
+
+
+def offer_exports(question: Question) -> None:
+    """Both maps of the current picture, to be checked elsewhere."""
+    found = [question.explain(name) for name in ("attention", "cdam")]
+    parts = ["cdam_attention", question.model.id.removeprefix("timm:"), *found[1].labels,
+             *(["simulated"] if found[1].simulated else [])]  # fmt: skip
+    _exports.offer_parcel(_exports.Parcel(
+        "attention", parts, question.model, question.picture, question.prepared.logits, found,
+        Drawing(palette()),
+    ))  # fmt: skip
 
 
 main()

@@ -30,6 +30,9 @@ def main() -> None:
     except cdam.BadCheckpoint as error:
         st.error(plain(str(error)))
         return
+    if not model.class_names:
+        st.info("This model has no classes to ask for; choose another one.")
+        return
     upload()
     items = _several.items()
     if not items:

@@ -607,7 +607,8 @@ def test_numbers_as_json_have_no_nan(model):
 def test_downloads_are_offered():
     at = opened()
     names = [each.proto.label for each in at.get("download_button")]
-    assert names == ["Points (CSV)", "Numbers (JSON)"]
+    assert names == ["Points (CSV)", "Numbers (JSON)", "Report (PDF)",
+                     "All of it, to be checked (ZIP)"]  # fmt: skip
 
 
 def test_a_mark_from_elsewhere_is_forgotten(monkeypatch):

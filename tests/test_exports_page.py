@@ -219,6 +219,23 @@ def test_a_model_that_is_offered_is_taken_from_the_address_and_put_into_it(monke
     assert params == {}
 
 
+@pytest.mark.parametrize("side", ["336", "225", "-1", "1e9", "٣٣٦", MANY, ""])
+def test_an_input_size_is_taken_from_the_address_where_the_model_offers_it(side, monkeypatch):
+    state = {}
+    monkeypatch.setattr(_links.st, "session_state", state)
+    _links._follow_side(side)
+    assert state == ({"model.sides": {"scenes": 336}} if side == "336" else {})
+    assert _links._model_address() == ({"side": "336"} if side == "336" else {})
+
+
+def test_a_zip_at_another_input_size_replays_as_identical(offered, monkeypatch):
+    monkeypatch.setattr(provenance, "_pictures", lambda *_: {})
+    at = opened(sample="owl", side="336")
+    assert viewer(at)["grid"] == [24, 24]
+    assert "336" in at.query_params["side"]
+    assert cdam.replay(offered["compare.zip"]()).is_identical
+
+
 def test_an_address_never_makes_the_server_fetch_a_model(monkeypatch):
     wanted = "timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k"
     entry = catalogue.Entry(wanted, "photographs", "", True, "ViT", 23_000_000)

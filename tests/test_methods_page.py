@@ -537,7 +537,8 @@ def rows(model, image):
 def test_the_page_offers_three_files():
     at = opened(methods=["cdam"])
     names = [element.proto.label for element in at.get("download_button")]
-    assert names == ["All maps (PNG)", "Measures (CSV)", "Scores (NPZ)"]
+    assert names == ["All maps (PNG)", "Measures (CSV)", "Scores (NPZ)", "Report (PDF)",
+                     "All of it, to be checked (ZIP)"]  # fmt: skip
 
 
 def test_the_file_of_measures_holds_what_is_known(rows, model):
