@@ -420,11 +420,25 @@ def autograd_evidence(
     """
     with torch.enable_grad():
         leaf = normed.detach().clone().requires_grad_(True)
-        values = directions.values(*answers(module, tokens, leaf, grid))
+        latents, logits = answers(module, tokens, leaf, grid)
+        values = directions.values(latents, logits)
+        # Beyond d linear values one pass per feature of the latent is cheaper than one per value.
+        through_latents = values.shape[1] > latents.shape[1] and _reads_linearly(module)
+        rows = directions.gradients(latents.detach()) if through_latents else None
+        through_latents = rows is not None and rows.ndim == 2
+        explained = latents if through_latents else values
         each = [
-            torch.autograd.grad(values[:, c].sum(), leaf, retain_graph=True)[0]
-            for c in range(values.shape[1])
+            (leaf.detach() * torch.autograd.grad(one, leaf, retain_graph=True)[0]).sum(-1)
+            for one in explained.sum(0)
         ]
-    evidence = torch.stack([(leaf.detach() * gradient).sum(-1) for gradient in each], dim=-1)
+    evidence = torch.stack(each, dim=-1)
+    if through_latents:
+        evidence = evidence @ rows.T
     values = values.detach()
     return Evidence(evidence, torch.zeros_like(values), values)
+
+
+def _reads_linearly(module: nn.Module) -> bool:
+    """Whether logits are one linear layer on the latent, without a second head beside it."""
+    others = (getattr(module, name, None) for name in ("head_dist", "aux_head"))
+    return isinstance(module.head, nn.Linear) and all(other is None for other in others)

@@ -97,6 +97,24 @@ def test_every_method_answers_or_says_why_not(name):
             "integrated_gradients"} <= answered  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["cait_xxs24_224", "eva02_base_patch16_clip_224", "volo_d1_224",
+                                  "deit_tiny_distilled_patch16_224"])  # fmt: skip
+def test_all_classes_at_once_are_the_classes_one_by_one(name):
+    """More classes than features: by the latent's features where the head allows it."""
+    module = zoo.shrunk(name, num_classes=40)
+    pixels = zoo.pixels_for(module)
+    model = wrapped(module, pixels)
+    encoding = model.encode(pixels)
+    every = cdam.explain(model, encoding, cdam.ALL)
+    assert every.scores.shape[0] == 40 > model.embed(pixels).shape[1]
+    for index in (0, 17, 39):
+        alone = cdam.explain(model, encoding, index)
+        scale = np.abs(alone.scores).max()
+        np.testing.assert_allclose(every.scores[index], alone.scores[0], atol=1e-6 * scale)
+        np.testing.assert_allclose(every.rest[index], alone.rest[0], atol=1e-5 * scale)
+        np.testing.assert_allclose(every.values[index], alone.values[0], rtol=1e-6)
+
+
 def test_smooth_and_integrated_at_zero_noise_and_the_end_are_plain_cdam():
     """Known limits on a family with autograd: no noise, and the last of many steps."""
     module = zoo.shrunk("cait_xxs24_224")
