@@ -16,7 +16,8 @@ def run(options: argparse.Namespace) -> int:
 
     folder = local_folder()
     state = "not set" if folder is None else "" if folder.is_dir() else "not a folder"
-    titles = {"bundled": "Bundled", "photographs": "Photographs", "folder": f"Folder {FOLDER_VARIABLE}", "cache": "Hub's cache"}
+    titles = {"bundled": "Bundled", "photographs": "Photographs",
+              "folder": f"Folder {FOLDER_VARIABLE}", "cache": "Hub's cache"}  # fmt: skip
     notes = {"folder": state}
     entries = catalogue.catalogue()
     for place, title in titles.items():
