@@ -98,7 +98,11 @@ def offered() -> list[Entry]:
         if source not in found and source.startswith("timm:"):
             found[source] = _entry_of_photographs(Photographs(source, source.removeprefix("timm:")))
     if not only:
-        return list(found.values())
+        # A file that stands for one of the photographs is offered as that.
+        names = {photo.name for photo in PHOTOGRAPHS}
+        twice = [source for source in found if Path(source).stem in names
+                 and found[source].place == "folder"]  # fmt: skip
+        return [entry for source, entry in found.items() if source not in twice]
     return [found[source] for source in dict.fromkeys(wanted) if source in found]
 
 

@@ -309,6 +309,8 @@ def test_a_file_put_there_is_the_model_of_that_name(tmp_path, monkeypatch):
     monkeypatch.setenv("CDAM_MODELS", str(tmp_path))
     entry = entry_of(f"timm:{name}")
     assert entry.loadable
+    assert f"{name}.safetensors" in [each.source for each in catalogue.catalogue()]
+    assert f"{name}.safetensors" not in [each.source for each in catalogue.offered()]
     assert entry.fetch_bytes == 0
     catalogue.fetch(f"timm:{name}", on_progress=lambda *_: pytest.fail("nothing is to be fetched"))
     model = cdam.load_model(f"timm:{name}")
