@@ -179,9 +179,16 @@ def find(module: nn.Module, pool: str | None = None) -> LastAttention:
     if reason:
         raise BadCheckpoint("unsupported", reason)
     family = next(row for row in FAMILIES if isinstance(module, row.kind))
-    path = family.blocks.replace("-1", str(_last_index(module, family.blocks)))
-    blocks = module.get_submodule(path)
-    block = blocks[-1]
+    try:
+        path = family.blocks.replace("-1", str(_last_index(module, family.blocks)))
+        blocks = module.get_submodule(path)
+        block = blocks[-1]
+    except (AttributeError, IndexError):  # pruned, or built without any
+        raise BadCheckpoint(
+            "unsupported",
+            f"This {type(module).__name__} has no blocks in {family.blocks}; expected a whole "
+            "network, as timm builds it.",
+        ) from None
     inlets = _inlets(block) if family.inlets is None else family.inlets
     return LastAttention(f"{path}.{len(blocks) - 1}", inlets, _prefix(module), family)
 
@@ -446,12 +453,19 @@ _EMBEDDINGS = ("patch_embed", "patch_embed1", "pixel_embed")
 
 
 def input_size_of(module: nn.Module) -> tuple[int, int]:
-    """(height, width) in pixels that a module was built for."""
+    """(height, width) in pixels that a module was built for; ``BadCheckpoint`` if nothing tells."""
     for owner in (getattr(module, name, None) for name in _EMBEDDINGS):
         size = getattr(owner, "img_size", None)
         if size:
             return (size, size) if isinstance(size, int) else tuple(size)
-    size = getattr(module, "img_size", None) or (module.pretrained_cfg or {}).get("input_size")
+    config = getattr(module, "pretrained_cfg", None) or {}
+    size = getattr(module, "img_size", None) or config.get("input_size")
+    if size is None:
+        raise BadCheckpoint(
+            "unsupported",
+            f"This {type(module).__name__} does not tell which image size it was built for; give "
+            "input_size, (height, width) in pixels.",
+        )
     return (size, size) if isinstance(size, int) else tuple(size)[-2:]
 
 

@@ -109,7 +109,7 @@ class LateClassTokenViT(VisionTransformer):
         return tokens
 
     def class_row(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and what the class token attends to, from the tokens that leave the backbone, at a fraction of the last block's cost.
+        """Logits and what the class token attends to, at a fraction of the last block's cost.
 
         The head reads the class row only, and its query does not depend on the image. So neither
         keys nor values of the patches are formed: per head, W_K^T q scores the rows (the key bias
@@ -120,8 +120,8 @@ class LateClassTokenViT(VisionTransformer):
             tokens: (B, 1 + N, d) as ``backbone_tokens`` gives them; patch rows may be left out.
 
         Returns:
-            (B, classes) logits, and (B, M, heads) attention logits of the class token over all rows,
-            without the constant that the key bias adds to all of them.
+            (B, classes) logits, and (B, M, heads) attention logits of the class token over all
+            rows, without the constant that the key bias adds to all of them.
         """
         block = self.blocks[-1]
         attention, joined = block.attn, self.join_class_token(self.late_tokens(tokens))

@@ -208,6 +208,18 @@ def test_structure_without_numbers_is_the_real_structure(name):
     assert architectures.find(outline) == architectures.find(real)
 
 
+def test_networks_that_lack_parts_are_refused_by_one_sentence():
+    pruned = zoo.shrunk("cait_xxs24_224")
+    pruned.blocks_token_only = None
+    bare = zoo.shrunk("volo_d1_224")
+    bare.pretrained_cfg = None
+    for module, words in ((pruned, "no blocks in blocks_token_only"), (bare, "give input_size"),
+                          (None, "A NoneType arrived")):  # fmt: skip
+        with pytest.raises(cdam.BadCheckpoint, match=words) as error:
+            cdam.wrap(module)
+        assert error.value.reason == "unsupported"
+
+
 # ---- pooling -------------------------------------------------------------------------------------
 
 
