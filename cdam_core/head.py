@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save
 from scipy.optimize import minimize
 from timm.layers import GluMlp
@@ -27,6 +28,7 @@ from cdam_core.models import VisionModel, load_model, wrap
 
 ROWS_AT_ONCE = 16384  # of features; bounds the memory of the logits
 Z_95 = 1.959963984540054  # quantile 0.975 of the normal distribution
+FOLDS = 5  # parts into which example pictures are cut to judge a head
 SAME = 1e-4  # relative difference of logits before and after a file was written
 
 
@@ -243,6 +245,59 @@ def with_head(
     module.num_classes = count
     return wrap(module, class_names, model.mean, model.std, model_id=model_id,
                 input_size=model.input_size, pool=model.pool)  # fmt: skip
+
+
+# ---- teaching ------------------------------------------------------------------------------------
+
+
+def teach(
+    model: VisionModel,
+    examples: Mapping[str, Sequence[Image.Image]],
+    strength: float = 1.0,
+    model_id: str = "taught",
+    on_picture: Callable[[int, int], None] | None = None,
+) -> tuple[VisionModel, Evaluation]:
+    """Classes from a few example pictures: embed each once, fit a head, attach it.
+
+    Args:
+        model: whose frozen backbone is used.
+        examples: class name -> PIL pictures, at least two classes with two pictures each.
+        strength: as ``fit_head``.
+        model_id: name used in results.
+        on_picture: called with (done, total) after every picture; raising in it stops.
+
+    Returns:
+        The model under its new head, and how good such a head is on pictures it was not fitted to:
+        every picture is judged once by a head fitted to the other parts of ``FOLDS``.
+
+    Raises:
+        BadTarget: "bad-setting" for too few classes or pictures.
+        BadCheckpoint: "unsupported" as ``require_linear_place``.
+    """
+    require_linear_place(model)
+    counts = [len(pictures) for pictures in examples.values()]
+    if len(counts) < 2 or min(counts) < 2:
+        raise BadTarget(
+            "bad-setting",
+            f"{len(counts)} classes of {min(counts, default=0)} pictures at least arrived; "
+            "expected two classes or more, with two pictures or more each.",
+        )
+    pictures = [picture for each in examples.values() for picture in each]
+    rows = []
+    for done, picture in enumerate(pictures, 1):
+        rows.append(model.embed(model.preprocess(picture)).float().cpu())
+        if on_picture:
+            on_picture(done, len(pictures))
+    features = torch.cat(rows)
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    part = torch.cat([torch.arange(count) for count in counts]) % min(FOLDS, *counts)
+    predicted = torch.empty_like(labels)
+    for each in part.unique():
+        fitted = fit_head(features[part != each], labels[part != each], len(counts), strength)
+        predicted[part == each] = fitted.predict(features[part == each])
+    head = fit_head(features, labels, len(counts), strength)
+    taught = with_head(model, head, list(examples), model_id)
+    return taught, evaluate(predicted, labels, list(examples))
 
 
 # ---- writing -------------------------------------------------------------------------------------

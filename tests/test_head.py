@@ -477,3 +477,46 @@ def test_metadata_of_a_foreign_head_file_is_not_needed(backbone, tmp_path):
                             heads.LinearHead(torch.ones(2, 128), torch.zeros(2)), ["a", "b"])
     save_file(state_of(model.module), tmp_path / "bare.safetensors")
     assert cdam.load_model(tmp_path / "bare.safetensors").class_names == ["class 0", "class 1"]
+
+
+# ---- taught from examples ------------------------------------------------------------------------
+
+
+def examples_of(n_each, seed=0):
+    pictures, labels = colours(n_each, seed)
+    names = ["red", "green", "blue"]
+    return {name: [Image.fromarray(p) for p, label in zip(pictures, labels, strict=True)
+                   if label == index] for index, name in enumerate(names)}  # fmt: skip
+
+
+def test_a_few_examples_make_classes_that_can_be_explained(backbone, tmp_path):
+    """The head is the regression on the embeddings; each picture is judged by the others."""
+    model, examples = cdam.load_model(backbone), examples_of(4)
+    seen = []
+    taught, quality = heads.teach(model, examples, on_picture=lambda *done: seen.append(done))
+    assert seen == [(i, 12) for i in range(1, 13)]
+    assert taught.class_names == ["red", "green", "blue"]
+    pictures = [picture for each in examples.values() for picture in each]
+    x = torch.cat([model.embed(model.preprocess(picture)) for picture in pictures])
+    y = np.arange(3).repeat(4)
+    theirs = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=5000)).fit(x, y)
+    ours = [taught.logits(taught.encode(taught.preprocess(p))) for p in pictures]
+    np.testing.assert_allclose(torch.stack(ours).softmax(1), theirs.predict_proba(x), atol=2e-3)
+    right = 0
+    for fold in range(4):  # four pictures each, so four parts
+        out = np.arange(12) % 4 == fold
+        fitted = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=5000))
+        right += int((fitted.fit(x[~out], y[~out]).predict(x[out]) == y[out]).sum())
+    assert (quality.n, quality.top1) == (12, right / 12)
+    e = cdam.explain(taught, pictures[0], cdam.Contrast("red", "blue"))
+    assert np.abs(e.scores).max() > 0
+    heads.save_model(tmp_path / "mine.safetensors", taught, heads.as_card(quality, n=12))
+    assert cdam.load_model(tmp_path / "mine.safetensors").class_names == taught.class_names
+
+
+@pytest.mark.parametrize("counts", [(), (3,), (3, 1), (0, 0)])
+def test_too_few_examples_are_refused(backbone, counts):
+    model = cdam.load_model(backbone)
+    examples = {str(i): [Image.new("RGB", (40, 40))] * n for i, n in enumerate(counts)}
+    with pytest.raises(cdam.BadTarget, match="two pictures or more"):
+        heads.teach(model, examples)
