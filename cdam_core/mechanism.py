@@ -584,6 +584,7 @@ def _masses(attention: np.ndarray, scores: np.ndarray) -> tuple[float, float, fl
 
 PAPER = ("#1b2529", "#2171b5")  # ink and points on a light page
 NIGHT = ("#e6ecee", "#9ecae1")  # and on a dark one
+FEW = 3000  # up to so many points are drawn larger
 MAX_DRAWN = 20_000  # points of a pair; more are thinned out evenly, the numbers use all of them
 
 
@@ -599,8 +600,7 @@ def pair_plot(
         maps: method id -> one flat array per picture.
         title: printed above.
         file_format: "png" | "svg" | "pdf"; the points are drawn as pixels in all of them.
-        dark: for a dark page; the background is transparent on a page, and white in a file
-            without it.
+        dark: light ink on a transparent background, for a dark page; else dark ink on white.
 
     Returns:
         The file's bytes.
@@ -608,7 +608,8 @@ def pair_plot(
     names, (ink, colour) = list(maps), NIGHT if dark else PAPER
     values = {name: np.concatenate([np.ravel(each) for each in maps[name]]) for name in names}
     table = correlation_table(maps)
-    step = max(1, -(-len(values[names[0]]) // MAX_DRAWN))
+    count = len(values[names[0]])
+    step, dot = max(1, -(-count // MAX_DRAWN)), 1.5 if count > FEW else 3.0
     figure = Figure(figsize=(2.2 * len(names) + 0.4, 2.2 * len(names) + 0.4), dpi=110,
                     layout="constrained")  # fmt: skip
     grid = figure.subplots(len(names), len(names), squeeze=False)
@@ -617,9 +618,10 @@ def pair_plot(
             axis = grid[row][column]
             if row == column:
                 axis.hist(values[below], bins=60, color=colour, log=True)
+                axis.yaxis.set_major_formatter("{x:g}")
             elif row > column:
                 axis.plot(values[above][::step], values[below][::step], ".", color=colour,
-                          markersize=1.5, alpha=0.35, rasterized=True)  # fmt: skip
+                          markersize=dot, alpha=0.4, rasterized=True)  # fmt: skip
             else:
                 axis.text(0.5, 0.5, _pair_text(table[below, above]), ha="center", va="center",
                           fontsize=10, color=ink, transform=axis.transAxes)  # fmt: skip

@@ -49,10 +49,10 @@ class Question:
 
 def once(name: str, key: Hashable, make: Callable[[], Any]) -> Any:
     """What was made for this key the last time; of every name, only the last one is kept."""
-    kept = st.session_state.get(f"attention.once.{name}")
-    if kept is None or kept[0] != key:
-        kept = st.session_state[f"attention.once.{name}"] = (key, make())
-    return kept[1]
+    kept = st.session_state.setdefault("attention.once", {})
+    if name not in kept or kept[name][0] != key:
+        kept[name] = (key, make())
+    return kept[name][1]
 
 
 def palette() -> str:

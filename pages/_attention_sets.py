@@ -131,9 +131,19 @@ def _kept(image: Image.Image) -> Own:
 
 
 def forget() -> None:
-    """Forget the visitor's pictures and everything computed from any set."""
-    for key in ("attention.own", "attention.maps", "attention.views", "results"):
-        st.session_state.pop(key, None)
+    """Forget the visitor's pictures and everything computed from them."""
+    for name in ("attention.own", "attention.problems", "attention.once"):
+        st.session_state.pop(name, None)
+    stores = (_state.remembered(), *(st.session_state.get(f"attention.{name}", {})
+                                     for name in ("maps", "views")))  # fmt: skip
+    for store in stores:
+        for key in [key for key in store if _is_of_own(key)]:
+            del store[key]
+
+
+def _is_of_own(key: tuple) -> bool:
+    """Whether something was computed from a set of the visitor's own."""
+    return any(isinstance(part, str) and part.startswith("own-") for part in key)
 
 
 # ---- folders -------------------------------------------------------------------------------------

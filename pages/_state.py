@@ -168,7 +168,8 @@ def take_upload(uploaded) -> None:
 
 def forget_picture() -> None:
     """Remove an uploaded picture and everything computed from it."""
-    for name in ("picture", "results", "job", "drawn", "classes", "pair", "patch", "region"):
+    for name in ("picture", "results", "job", "drawn", "classes", "pair", "patch", "region",
+                 "attention.once", "attention.maps"):  # fmt: skip
         st.session_state.pop(name, None)
     _own_prepared.clear()
     _explanation.clear()

@@ -107,7 +107,7 @@ def explore(model_id: str) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         chosen_set = _attention_pool.pick_set()
         question = pick_class(model_id)
-        places = [st.container(width=width) for width in (255, 120)]
+        places = [st.container(width=width) for width in (275, 120)]
     try:
         parts = once("parts", question.key, lambda: take_apart(question))
     except cdam.BadTarget as error:
@@ -187,7 +187,7 @@ def take_apart(question: Question) -> Mechanism:
 def say_simulated(question: Question) -> None:
     """The stamp of a model of simulated data."""
     if question.model.simulated:
-        note = cdam.MODELS.get(question.model_id, {}).get("simulated_note", "no real pictures")
+        note = cdam.MODELS.get(question.model.id, {}).get("simulated_note", "no real pictures")
         st.caption(plain(f"Simulated training data: {note}."))
 
 
@@ -324,7 +324,7 @@ def compare_pairs(
     st.subheader("Methods in pairs", anchor=False)
     st.session_state.setdefault("attention.pairs", list(_attention_pairs.DEFAULT))
     methods = st.multiselect(
-        "Methods, and what they cost for one picture", list(METHODS), key="attention.pairs",
+        "Methods, and what they cost for one picture", _controls.OFFERED, key="attention.pairs",
         format_func=_controls.method_with_cost(question.model_id),
         max_selections=_attention_pairs.MAX_METHODS, placeholder="Choose two to six methods",
     )  # fmt: skip
@@ -388,7 +388,7 @@ def offer_downloads(
     model = question.model
     labels = list(dict.fromkeys(each.label for each in pictures))
     whose = labels if len(labels) == 1 else [f"{len(pictures)}-pictures"]
-    parts = ["attention-cdam", question.model_id.removeprefix("timm:"), *whose,
+    parts = ["attention-cdam", model.id.removeprefix("timm:"), *whose,
              *(["simulated"] if model.simulated else [])]  # fmt: skip
 
     def points() -> str:

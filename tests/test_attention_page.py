@@ -44,7 +44,8 @@ def image():
 
 @pytest.fixture(autouse=True)
 def few_samples(monkeypatch):
-    """Sets of the first two samples are enough."""
+    """Sets of the first two samples are enough, and pictures of noise are not warned of."""
+    monkeypatch.setattr(cdam.VisionModel, "is_unfamiliar", lambda *_: False)
     whole = _attention_sets.sample_set()
     few = _attention_sets.PictureSet(whole.id, whole.label, whole.titles[:2], whole.sources[:2])
     monkeypatch.setattr(_attention_sets, "sample_set", lambda: few)
@@ -313,9 +314,25 @@ def test_own_pictures_make_a_set_and_can_be_forgotten(model):
     assert "File 2 was left out: This is not a readable image" in text
     assert "File 4 was left out: it is in the set already." in text
     assert ".png" not in text
+    assert any(key[0] == "pool" for key in at.session_state["results"])
     button(at, "Forget this set").click().run()
     assert "attention.own" not in at.session_state
+    assert not any(key[0] == "pool" for key in at.session_state["results"])
+    assert not at.session_state["attention.views"]
     assert not at.exception
+
+
+def test_forgetting_the_picture_forgets_its_points():
+    at = AppTest.from_file(str(FRAME), default_timeout=180)
+    at.run()
+    at.switch_page("attention.py").run()
+    at.file_uploader[0].upload("mine.png", png(own_picture(9)), "image/png").run()
+    assert "attention.once" in at.session_state
+    assert at.session_state["picture"].sample is None
+    button(at, "Forget my picture").click()
+    at.switch_page("methods.py").run()
+    assert "attention.once" not in at.session_state
+    assert "attention.maps" not in at.session_state
 
 
 def test_own_pictures_are_kept_small_and_only_so_many(monkeypatch):
@@ -528,7 +545,7 @@ def test_without_the_closed_form_the_page_says_what_it_shows(monkeypatch, attent
     assert ("cdam_scatter" in shown) == attention
     assert "cdam_heads" not in shown
     if attention:
-        assert not any("Head by head" in option
+        assert not any("Per head" in option
                        for option in at.selectbox(key="attention.view").options)  # fmt: skip
 
 
