@@ -5,7 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdam_core.maps import MODES, coverage, positive_share, symmetric_scale, to_map
+from cdam_core.images import place
+from cdam_core.maps import (
+    MODES,
+    coverage,
+    lattice,
+    map_correlation,
+    positive_share,
+    resample,
+    symmetric_scale,
+    to_map,
+)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -81,3 +91,67 @@ def test_positive_share_ignores_what_speaks_against():
     covered = np.array([[1.0, 1.0], [0.5, 0.0]])
     assert positive_share(scores, covered) == pytest.approx(3.5 / 4)
     assert np.isnan(positive_share(-np.abs(scores), covered))
+
+
+# ---- maps of different grids ---------------------------------------------------------------------
+
+
+def test_a_finer_map_is_averaged_block_by_block():
+    draw = np.random.default_rng(0)
+    fine, coarse = draw.normal(size=(8, 12)), draw.normal(size=(4, 6))
+    eight = lattice((64, 96), (64, 96), (8, 8), (8, 12))
+    four = lattice((64, 96), (64, 96), (16, 16), (4, 6))
+    means = fine.reshape(4, 2, 6, 2).mean((1, 3))
+    everywhere = np.ones(fine.shape, bool)
+    np.testing.assert_allclose(resample(fine, everywhere, eight, four), means)
+    contents = (everywhere, np.ones(coarse.shape, bool))
+    wanted = np.corrcoef(means.ravel(), coarse.ravel())[0, 1]
+    for one, two, kept, where in ((fine, coarse, contents, (eight, four)),
+                                  (coarse, fine, contents[::-1], (four, eight))):
+        found, count = map_correlation(one, two, kept, where)
+        assert (found, count) == (pytest.approx(wanted), 24)
+
+
+def test_other_fits_and_shapes_agree_with_counting_points_of_the_picture():
+    original, models = (60, 120), (((32, 48), 8, "pad"), ((40, 40), 10, "crop"))
+    draw = np.random.default_rng(1)
+    lattices, patches, contents = [], [], []
+    rows, cols = np.meshgrid((np.arange(960) + 0.5) / 16, (np.arange(1920) + 0.5) / 16,
+                             indexing="ij")  # points of the picture
+    for size, side, fit in models:
+        grid = (size[0] // side, size[1] // side)
+        lattices.append(lattice(original, size, (side, side), grid, fit))
+        (height, width), (top, left) = (placed := place(original, size, fit)).resized, placed.offset
+        at = [(rows * height / 60 + top) // side, (cols * width / 120 + left) // side]
+        inside = (at[0] >= 0) & (at[0] < grid[0]) & (at[1] >= 0) & (at[1] < grid[1])
+        patches.append(np.where(inside, at[0] * grid[1] + at[1], -1).astype(int))
+        contents.append(np.bincount(patches[-1][inside], minlength=grid[0] * grid[1]) > 0)
+    scores = draw.normal(size=(4, 6))
+    found = resample(scores, contents[0].reshape(4, 6), *lattices)
+    for patch in range(16):
+        under = patches[0][patches[1] == patch]
+        assert found.flat[patch] == pytest.approx(scores.flat[under].mean(), abs=0.02)
+
+
+def test_a_place_of_the_picture_is_in_one_patch_of_each_model():
+    wide = lattice((60, 120), (32, 48), (8, 8), (4, 6))  # 4 px of padding above and below
+    assert wide.rows[0] == pytest.approx(-4 / 24)
+    assert wide.rows[-1] == pytest.approx(28 / 24)
+    assert wide.patch_at(0.5, 0.5) == (2, 3)
+    assert wide.patch_at(-9, 9) == (0, 5)  # the nearest
+    for patch in np.ndindex(4, 6):
+        assert wide.patch_at(*wide.centre_of(patch)) == patch
+
+
+def test_correlations_of_opposite_flat_and_apart_maps():
+    one, whole = np.random.default_rng(2).normal(size=(4, 6)), np.ones((4, 6), bool)
+    here = lattice((32, 48), (32, 48), (8, 8), (4, 6))
+    for other, wanted in ((3 * one, 1), (-0.1 * one, -1)):
+        found, _ = map_correlation(one, other, (whole, whole), (here, here))
+        assert found == pytest.approx(wanted)
+    for flat in (np.zeros((4, 6)), np.full((4, 6), 7.0)):
+        assert np.isnan(map_correlation(one, flat, (whole, whole), (here, here))[0])
+    left, right = whole.copy(), whole.copy()
+    left[:, 3:], right[:, :3] = False, False
+    assert map_correlation(one, one, (left, right), (here, here))[1] == 0
+    assert np.isnan(map_correlation(one, one, (left, right), (here, here))[0])
