@@ -425,7 +425,15 @@ def _checked(model: VisionModel) -> VisionModel:
     noise = torch.randn(1, 3, *model.input_size, generator=torch.Generator().manual_seed(0))
     noise = noise.to(next(module.parameters()))
     with torch.no_grad():
-        tokens = architectures.tokens_entering(module, noise)
+        try:
+            tokens = architectures.tokens_entering(module, noise)
+        except (AssertionError, RuntimeError) as error:  # timm's own, where the size does not fit
+            height, width = model.input_size
+            raise BadCheckpoint(
+                "unsupported",
+                f"This {type(module).__name__} does not run on images of {height} x {width} pixels "
+                f"({type(error).__name__}); expected the input size that it was built for.",
+            ) from None
         count = tokens.shape[1] - model.num_prefix_tokens
         patch = architectures.patch_size_of(module, model.input_size, count)
         model = dataclasses.replace(model, patch_size=patch)
@@ -622,6 +630,12 @@ def _from_timm(
         module = timm.create_model(name, pretrained=True, **source_of_weights, **options)
     except BadCheckpoint:
         raise
+    except RuntimeError:  # no weights at all, or of one size that timm does not resize
+        wanted = " of this input size; leave it out" if input_size else "; choose another name"
+        raise BadCheckpoint(
+            "unsupported",
+            f"There are no pretrained weights of {name}{wanted}, or give the path of a checkpoint.",
+        ) from None
     except Exception as error:  # hub, network and cache each raise their own kinds of errors
         raise BadCheckpoint(
             "unreachable",

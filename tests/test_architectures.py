@@ -220,6 +220,12 @@ def test_networks_that_lack_parts_are_refused_by_one_sentence():
         assert error.value.reason == "unsupported"
 
 
+def test_a_size_that_a_network_was_not_built_for_is_refused():
+    module = zoo.shrunk("cait_xxs24_224")
+    with pytest.raises(cdam.BadCheckpoint, match="does not run on images of 96 x 96 pixels"):
+        cdam.wrap(module, input_size=(96, 96))
+
+
 # ---- pooling -------------------------------------------------------------------------------------
 
 

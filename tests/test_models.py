@@ -294,6 +294,13 @@ def test_an_unreachable_hub_is_one_clear_sentence(monkeypatch):
     assert "secret" not in str(error.value)
 
 
+def test_an_architecture_without_pretrained_weights_says_so(monkeypatch):
+    monkeypatch.setattr("cdam_core.hub.status", lambda: ("answers", "it is there"))
+    with pytest.raises(cdam.BadCheckpoint, match="no pretrained weights") as error:
+        cdam.load_model("timm:vit_base_patch16_18x2_224")
+    assert error.value.reason == "unsupported"
+
+
 def test_a_hub_model_gets_imagenet_names(monkeypatch):
     real = timm.create_model
     monkeypatch.setattr("cdam_core.hub.status", lambda: ("answers", "it is there"))
