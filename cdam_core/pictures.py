@@ -35,6 +35,7 @@ GREY_LOW, GREY_RANGE = 55, 0.55  # black becomes 55, white 195
 # Names inside an SVG would be random otherwise: the same result must give the same bytes.
 rcParams["svg.hashsalt"] = "cdam"
 
+TILE, TILE_GAP, TILE_SCALE = 2.4, 0.12, 0.42  # inches: of a picture, beside it, below it
 COLOURED = 0.99  # share of the scores that the colours tell apart; the rest get the last colour
 VIEW_SIDE = 448  # pixels of a picture in files and on the screen, about
 SAW = "What the model saw"  # printed above the picture
@@ -416,24 +417,36 @@ def tiles(
         note: a second line of the title.
         file_format: "png" | "svg" | "pdf".
     """
-    shape = (len(lines), max(map(len, lines)))
-    figure = Figure(figsize=(2.5 * shape[1] + 0.3, 2.95 * shape[0] + 0.8), dpi=130)
-    figure.set_layout_engine("constrained", h_pad=0.06, w_pad=0.06)
-    for axes, line in zip(figure.subplots(*shape, squeeze=False), lines, strict=True):
-        for index, axis in enumerate(axes):
-            tile = line[index] if index < len(line) else None
+    stamp = "  ·  SIMULATED DATA" if simulated else ""
+    columns = max(map(len, lines))
+    width = columns * (TILE + TILE_GAP) + TILE_GAP
+    head = _wrapped(f"{title}{stamp}\n{note}".rstrip(), int(width / 0.09))
+    titles = [[_wrapped(tile.title, 34) if tile else "" for tile in line] for line in lines]
+    above = [0.1 + 0.16 * max(each.count("\n") + 1 for each in line) for line in titles]
+    high = TILE * max(t.picture.height / t.picture.width for line in lines for t in line if t)
+    top = 0.15 + 0.2 * (head.count("\n") + 1)
+    height = top + sum(above) + len(lines) * (high + TILE_SCALE)
+    figure = Figure(figsize=(width, height), dpi=130)
+    figure.text(0.5, 1 - 0.08 / height, _literal(head), fontsize=11, ha="center", va="top")
+    for line, texts, room in zip(lines, titles, above, strict=True):
+        top += room
+        for index, (tile, text) in enumerate(zip(line, texts, strict=True)):
             if tile is None:
-                axis.set_axis_off()
                 continue
-            title = "\n".join(textwrap.fill(part, 34) for part in tile.title.splitlines())
-            _show(axis, tile.picture, title)
+            left = TILE_GAP + index * (TILE + TILE_GAP)
+            place = (left / width, 1 - (top + high) / height, TILE / width, high / height)
+            axis = figure.add_axes(place)
+            _show(axis, tile.picture, text)
             if tile.scale is not None:
                 _small_scale(axis, tile.scale, tile.palette)
-    stamp = "  ·  SIMULATED DATA" if simulated else ""
-    figure.suptitle(_literal(f"{title}{stamp}\n{note}".rstrip()), fontsize=11)
+        top += high + TILE_SCALE
     buffer = io.BytesIO()
     figure.savefig(buffer, format=file_format, metadata=_metadata(file_format))
     return buffer.getvalue()
+
+
+def _wrapped(text: str, length: int) -> str:
+    return "\n".join(textwrap.fill(part, max(length, 12)) for part in text.splitlines())
 
 
 def scale_ends(scale: float, palette: Palette) -> tuple[str, str]:

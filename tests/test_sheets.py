@@ -77,11 +77,26 @@ def test_files_repeat_and_print_stamp_values_and_scales(model, images):
     svg = sheets.draw(model, found, "svg")
     assert svg == sheets.draw(model, found, "svg")
     text = svg.decode()
-    for wanted in ("SIMULATED DATA", "CDAM", "Attention map", f"+{found[0][2].scale:.2g}"):
+    for wanted in ("Model custom  ·  SIMULATED DATA", "CDAM", "Attention map",
+                   f"+{found[0][2].scale:.2g}"):  # fmt: skip
         assert wanted in text
     assert re.search(r"zebra, value [+−]\d+\.\d\d", text)
     picture = Image.open(io.BytesIO(sheets.draw(model, found, "png")))
     assert picture.width > picture.height
+
+
+def test_nothing_is_cut_off_and_no_line_covers_another(model, images):
+    """The margin stays white, and a long title moves what is below it."""
+    found = sheets.lines(model, images, ["attention", "cdam"], [["zebra"], ["owl"]], rows="methods")
+    picture = np.asarray(Image.open(io.BytesIO(sheets.draw(model, found, "png"))).convert("L"))
+    assert (picture[:5] == 255).all()
+    assert (picture[-5:] == 255).all()
+    assert (picture[:, :5] == 255).all()
+    assert (picture[:, -5:] == 255).all()
+    found[0][1] = pictures.Tile(found[0][1].picture, "a long title " * 12, 1.0,
+                                pictures.PALETTES["purple"])  # fmt: skip
+    taller = Image.open(io.BytesIO(sheets.draw(model, found, "png")))
+    assert taller.height > picture.shape[0] + 60
 
 
 def test_too_large_a_sheet_and_unknown_methods_are_refused(model, images, monkeypatch):
