@@ -38,9 +38,11 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("train", help="train a bundled model, or a head of your own")
     kinds = command.add_subparsers(required=True, metavar="MODEL")
     from cdam_core import training_head
+    from cdam_core.nodules import training as training_nodules
     from cdam_core.scenes import training
 
     training.register(kinds)
+    training_nodules.register(kinds)
     training_head.register(kinds)
 
 
