@@ -27,7 +27,6 @@ from cdam_core.images import limit_side, open_image
 from cdam_core.methods import METHODS
 from cdam_core.models import MODELS, Encoding, VisionModel, load_model, wrap
 from cdam_core.regions import Region
-from cdam_core.replaying import replay
 from cdam_core.targets import ALL, Contrast
 
 __all__ = [
@@ -56,3 +55,12 @@ __all__ = [
     "replay",
     "wrap",
 ]
+
+
+def __getattr__(name: str):
+    """``replay``, which brings the drawing library along, is loaded when it is first used."""
+    if name == "replay":
+        from cdam_core.replaying import replay
+
+        return replay
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

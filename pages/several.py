@@ -81,7 +81,13 @@ def ask(model: cdam.VisionModel, model_id: str) -> tuple[tuple[int, ...], str]:
 
 
 def _start(model_id: str, targets: tuple[int, ...], method: str) -> None:
-    st.session_state["several.asked"] = (model_id, targets, method)
+    """Begin, or go on after Cancel; the answers to another question make room."""
+    asked = (model_id, targets, method)
+    if st.session_state.get("several.asked") != asked:
+        _state.forget_results("several")
+    st.session_state["several.asked"] = asked
+    stopped = st.session_state.get("stopped", frozenset())
+    st.session_state["stopped"] = frozenset(key for key in stopped if key[0] != "several")
 
 
 def answer(items: list[Item], model_id: str, targets: tuple[int, ...], method: str) -> None:

@@ -288,6 +288,11 @@ def test_several_pictures_become_one_zip_of_zips_and_a_table():
     shown = next(md.value for md in at.markdown if md.value.startswith("| Picture"))
     assert "zebra" in shown
     assert "not a readable image" in shown.replace("\\", "")
+    widget(at.multiselect, "several.classes").set_value([2]).run()
+    at.session_state["stopped"] = frozenset(key for key in results if key[0] == "several")
+    widget(at.button, "several.start").click().run(timeout=120)
+    assert {key[4] for key in at.session_state["results"] if key[0] == "several"} == {(2,)}
+    assert not at.session_state["stopped"]
     widget(at.button, "several.forget").click().run()
     assert _several.KEY not in at.session_state
     assert not [key for key in at.session_state["results"] if key[0] == "several"]
