@@ -482,7 +482,7 @@ def _close(one: Tensor, two: Tensor) -> bool:
 # ---- finding a model ----------------------------------------------------------------------------
 
 
-BUNDLED = ("scenes",)
+BUNDLED = ("scenes", "nodules-malignancy", "nodules-biomarkers")
 
 
 def _bundled_cards() -> dict[str, Mapping]:

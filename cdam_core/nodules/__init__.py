@@ -8,3 +8,24 @@
 
 The outlines and ratings are bundled (``assets/nodules``); scans are not.
 """
+
+from cdam_core.nodules.crops import MIDDLE, NoduleSource, Plane, to_image
+from cdam_core.nodules.dicom import DicomArchive
+from cdam_core.nodules.pack import BIOMARKERS, Nodule, load_nodules
+from cdam_core.nodules.phantom import Phantom
+from cdam_core.nodules.splits import Split, load_split, make_split
+
+__all__ = [
+    "BIOMARKERS",
+    "MIDDLE",
+    "DicomArchive",
+    "Nodule",
+    "NoduleSource",
+    "Phantom",
+    "Plane",
+    "Split",
+    "load_nodules",
+    "load_split",
+    "make_split",
+    "to_image",
+]
