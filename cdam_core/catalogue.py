@@ -245,6 +245,8 @@ def _card(path: Path) -> dict:
 
 def _entry_of_file(source: str, place: str, path: Path) -> Entry:
     try:
+        if (card := checkpoints.card_in(path)) is not None:
+            return _entry_of_card(source, place, card, path.parent)
         found = checkpoints.recognise(path)
         architectures.find(found.module, found.facts.pool)
     except BadCheckpoint as error:

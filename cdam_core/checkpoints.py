@@ -49,6 +49,8 @@ NESTS = ("state_dict_ema", "model_ema", "teacher", "state_dict", "model_state_di
 MAX_DEPTH = 4  # of such nests
 MAX_COMPANION_BYTES = 2**20
 MAX_NAME = 200  # characters of a class name
+MAX_TRAINED_BLOCKS = 12  # after the bundled backbone
+BACKBONE = "backbone.safetensors"  # the bundled one
 _HUB_NAMES = ("model.safetensors", "pytorch_model.bin")  # have a config.json beside them
 # First bytes: a zip archive (torch since 1.6), and the magic number of torch's older format
 # (torch.serialization.MAGIC_NUMBER, pickled with protocol 2).
@@ -146,6 +148,42 @@ def recognise(path: Path) -> Checkpoint:
         BadCheckpoint: as ``load``.
     """
     return _recognise(Path(path), with_weights=False)
+
+
+def card_in(path: Path) -> dict[str, Any] | None:
+    """The model card that a safetensors file holds, as ``head.save_model`` writes it.
+
+    Such a file has the trained part of a bundled architecture; its backbone ships with the library.
+
+    Args:
+        path: of any file.
+
+    Returns:
+        An ordinary model card that names the file as its weights; None: it is another kind of file.
+
+    Raises:
+        BadCheckpoint: "damaged".
+    """
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        if file.read(9)[8:] != b"{":
+            return None
+    _, stated = _read_safetensors(path, with_weights=False)
+    if "trained_blocks" not in stated:
+        return None
+    facts = _with_identity(_facts(path, stated), path)
+    values = {"class_names": facts.class_names, "mean": facts.mean, "std": facts.std,
+              "input_size": facts.hints.input_size}  # fmt: skip
+    if missing := [name for name, value in values.items() if not value]:
+        raise _damaged(f"The file's metadata lacks the entry {missing[0]}.")
+    blocks = _stated(stated, "trained_blocks", int, lambda n: 0 < n <= MAX_TRAINED_BLOCKS)
+    return {
+        "id": facts.identity, "label": facts.identity, "class_names": list(facts.class_names),
+        "mean": facts.mean, "std": facts.std, "simulated": stated.get("simulated") is True,
+        "architecture": {"trained_blocks": blocks, "input_size": facts.hints.input_size},
+        "backbone": BACKBONE, "weights": path.name, "whole_sha256": stated.get("weights_sha256"),
+    }  # fmt: skip
 
 
 def _recognise(path: Path, with_weights: bool) -> Checkpoint:
@@ -384,7 +422,8 @@ def _facts(path: Path, stated: Mapping[str, Any]) -> Facts:
 
 
 _STATED = {"architecture", "arch", "class_names", "mean", "std", "num_heads", "layer_norm_eps",
-           "input_size", "mlp", "pool", "id"}  # fmt: skip
+           "input_size", "mlp", "pool", "id", "trained_blocks", "weights_sha256",
+           "simulated"}  # fmt: skip
 
 
 def _bad_entry(name: str, expected: str) -> BadCheckpoint:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -275,29 +276,62 @@ def teach(
         BadCheckpoint: "unsupported" as ``require_linear_place``.
     """
     require_linear_place(model)
-    counts = [len(pictures) for pictures in examples.values()]
+    _require_examples([len(pictures) for pictures in examples.values()])
+    total, done = sum(len(pictures) for pictures in examples.values()), 0
+    embedded = {}
+    for name, pictures in examples.items():
+        rows = []
+        for picture in pictures:
+            rows.append(model.embed(model.preprocess(picture)).float().cpu().numpy()[0])
+            done += 1
+            if on_picture:
+                on_picture(done, total)
+        embedded[name] = np.stack(rows)
+    return teach_embedded(model, embedded, strength, model_id)
+
+
+def teach_embedded(
+    model: VisionModel,
+    embedded: Mapping[str, np.ndarray],
+    strength: float = 1.0,
+    model_id: str = "taught",
+    on_fit: Callable[[int, int], None] | None = None,
+) -> tuple[VisionModel, Evaluation]:
+    """``teach`` for pictures that were embedded before.
+
+    Args:
+        model: that embedded them.
+        embedded: class name -> (n, d) float32, what ``model.embed`` made of its pictures.
+        strength, model_id: as ``teach``.
+        on_fit: called with (done, total) after every fitted head; raising in it stops.
+
+    Returns, Raises:
+        As ``teach``.
+    """
+    require_linear_place(model)
+    counts = [len(rows) for rows in embedded.values()]
+    _require_examples(counts)
+    features = torch.from_numpy(np.concatenate(list(embedded.values())))
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    part = torch.cat([torch.arange(count) for count in counts]) % min(FOLDS, *counts)
+    parts, predicted = part.unique().tolist(), torch.empty_like(labels)
+    for done, each in enumerate(parts, 1):
+        fitted = fit_head(features[part != each], labels[part != each], len(counts), strength)
+        predicted[part == each] = fitted.predict(features[part == each])
+        if on_fit:
+            on_fit(done, len(parts) + 1)
+    head = fit_head(features, labels, len(counts), strength)
+    taught = with_head(model, head, list(embedded), model_id)
+    return taught, evaluate(predicted, labels, list(embedded), n_worst=len(counts))
+
+
+def _require_examples(counts: Sequence[int]) -> None:
     if len(counts) < 2 or min(counts) < 2:
         raise BadTarget(
             "bad-setting",
             f"{len(counts)} classes of {min(counts, default=0)} pictures at least arrived; "
             "expected two classes or more, with two pictures or more each.",
         )
-    pictures = [picture for each in examples.values() for picture in each]
-    rows = []
-    for done, picture in enumerate(pictures, 1):
-        rows.append(model.embed(model.preprocess(picture)).float().cpu())
-        if on_picture:
-            on_picture(done, len(pictures))
-    features = torch.cat(rows)
-    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-    part = torch.cat([torch.arange(count) for count in counts]) % min(FOLDS, *counts)
-    predicted = torch.empty_like(labels)
-    for each in part.unique():
-        fitted = fit_head(features[part != each], labels[part != each], len(counts), strength)
-        predicted[part == each] = fitted.predict(features[part == each])
-    head = fit_head(features, labels, len(counts), strength)
-    taught = with_head(model, head, list(examples), model_id)
-    return taught, evaluate(predicted, labels, list(examples))
 
 
 # ---- writing -------------------------------------------------------------------------------------
@@ -312,8 +346,9 @@ def save_model(path: Path, model: VisionModel, card: dict) -> None:
     """Write a model with its head, so that ``load_model(path)`` gives it back; checks that it does.
 
     Args:
-        path: ends as ``suffix_for`` says. A safetensors file holds everything; a card holds the
-            words, and the trained weights lie beside it.
+        path: ending in .safetensors: one file that holds everything, of a bundled architecture
+            all but the backbone that ships with the library; ending in .json, for a bundled
+            architecture: a card with the words, and the trained weights beside it.
         model: as ``with_head`` gives it.
         card: what is known about the head; JSON-able.
 
@@ -323,9 +358,19 @@ def save_model(path: Path, model: VisionModel, card: dict) -> None:
     if path.suffix == ".json":
         _write_card(path, model, card)
     else:
-        state = _on_cpu(model.module.state_dict())
-        write_atomically(path, save(state, _metadata(model, card)))
+        module = model.module
+        is_late = isinstance(module, LateClassTokenViT)
+        state = module.trained_state() if is_late else module.state_dict()
+        write_atomically(path, save(_on_cpu(state), _metadata(model, card)))
     _check_same(model, load_model(path))
+
+
+def to_bytes(model: VisionModel, card: dict) -> bytes:
+    """The content of the one safetensors file of ``save_model``, checked as there."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        save_model(path, model, card)
+        return path.read_bytes()
 
 
 def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -340,6 +385,10 @@ def _metadata(model: VisionModel, card: dict) -> dict[str, str]:
         "input_size": list(input_size_of(module)), "pool": model.pool,
         "layer_norm_eps": getattr(module.norm, "eps", 1e-6), "card": card,
     }  # fmt: skip
+    if isinstance(module, LateClassTokenViT):
+        entries["trained_blocks"] = len(module.blocks) - module.backbone_depth
+        entries["weights_sha256"] = model.weights_sha256
+        entries["simulated"] = model.simulated
     name = (getattr(module, "pretrained_cfg", None) or {}).get("architecture")
     if name:
         entries["architecture"] = name

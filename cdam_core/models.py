@@ -536,6 +536,8 @@ def load_model(
 def _from_checkpoint(
     path: Path, input_size: tuple[int, int] | None, pool: str | None = None
 ) -> VisionModel:
+    if (card := checkpoints.card_in(path)) is not None:
+        return _from_card(card, path.parent, input_size)
     found = checkpoints.load(path)
     module, facts = found.module, found.facts
     names = facts.class_names if module.num_classes else None
@@ -582,9 +584,16 @@ def _from_card(card: Mapping, folder: Path, input_size: tuple[int, int] | None) 
             "The weights do not fit the architecture named on the model "
             "card; expected the files that were written together.",
         ) from None
-    return wrap(
+    model = wrap(
         module, names, mean, std, model_id=identity, input_size=size, bank=bank, simulated=simulated
     )
+    if card.get("whole_sha256") not in (None, model.weights_sha256):
+        raise BadCheckpoint(
+            "mismatch",
+            "The file was made on another backbone than the one that ships with this version; "
+            "expected the same weights. Train the head again with this version.",
+        )
+    return model
 
 
 def _beside_card(folder: Path, name: str) -> Path:

@@ -22,8 +22,8 @@ from torch import nn
 from torchvision import transforms
 
 import cdam_core as cdam
+from cdam_core import catalogue, training_head
 from cdam_core import head as heads
-from cdam_core import training_head
 from cdam_core.__main__ import main
 from cdam_core.training_head import Settings, read_folder, train
 from tests import zoo
@@ -520,3 +520,64 @@ def test_too_few_examples_are_refused(backbone, counts):
     examples = {str(i): [Image.new("RGB", (40, 40))] * n for i, n in enumerate(counts)}
     with pytest.raises(cdam.BadTarget, match="two pictures or more"):
         heads.teach(model, examples)
+
+
+@pytest.fixture(scope="module")
+def late():
+    """The bundled model under a small head of random weights, and its file."""
+    draw = torch.Generator().manual_seed(3)
+    head = heads.LinearHead(torch.randn(2, 384, generator=draw), torch.zeros(2))
+    taught = heads.with_head(cdam.load_model("scenes"), head, ["é 0", "é 1"])
+    return taught, heads.to_bytes(taught, {"n": 7})
+
+
+def test_one_file_on_a_bundled_model_comes_back_whole(late, tmp_path, monkeypatch):
+    """The file holds the trained part and its card; the same numbers come back from it."""
+    (taught, content), path = late, tmp_path / "mine.safetensors"
+    path.write_bytes(content)
+    assert path.stat().st_size < 10 * 2**20  # no second copy of the backbone
+    model = cdam.load_model(path)
+    assert (model.class_names, model.id) == (["é 0", "é 1"], "custom")
+    assert model.weights_sha256 == taught.weights_sha256
+    pixels = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(model.logits(model.encode(pixels)),
+                               taught.logits(taught.encode(pixels)))  # fmt: skip
+    with safe_open(path, "pt") as file:
+        assert json.loads(file.metadata()["card"]) == {"n": 7}
+    monkeypatch.setenv("CDAM_MODELS", str(tmp_path))
+    entry = next(each for each in catalogue.offered() if each.source == path.name)
+    assert "2 classes" in entry.text
+    assert cdam.load_model(entry.source).class_names == model.class_names
+
+
+@pytest.mark.parametrize(("name", "value", "reason", "sentence"), [
+    ("weights_sha256", '"' + "0" * 64 + '"', "mismatch", "another backbone"),
+    ("trained_blocks", "1000000", "damaged", "trained_blocks"),
+    ("trained_blocks", '"../x"', "damaged", "trained_blocks"),
+    ("trained_blocks", "2", "mismatch", "do not fit"),
+    ("class_names", "7", "damaged", "class_names"),
+    ("class_names", '["only"]', "mismatch", "do not fit"),
+    ("mean", None, "damaged", "lacks the entry mean"),
+], ids=str)  # fmt: skip
+def test_a_changed_file_on_a_bundled_model_is_refused(late, tmp_path, name, value, reason, sentence):
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(late[1])
+    with safe_open(path, "pt") as file:
+        state, entries = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+    changed = {k: v for k, v in (entries | {name: value}).items() if v is not None}
+    save_file(state, path, changed)
+    with pytest.raises(cdam.BadCheckpoint, match=sentence) as caught:
+        cdam.load_model(path)
+    assert caught.value.reason == reason
+
+
+def test_embedded_examples_give_the_head_that_their_pictures_give(backbone):
+    model, examples = cdam.load_model(backbone), examples_of(4)
+    embedded = {name: np.concatenate([model.embed(model.preprocess(p)).numpy() for p in pictures])
+                for name, pictures in examples.items()}  # fmt: skip
+    seen = []
+    taught, quality = heads.teach_embedded(model, embedded, on_fit=lambda *done: seen.append(done))
+    expected, expected_quality = heads.teach(model, examples)
+    assert seen == [(1, 5), (2, 5), (3, 5), (4, 5)]
+    assert taught.weights_sha256 == expected.weights_sha256
+    assert quality == expected_quality
