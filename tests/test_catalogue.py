@@ -123,7 +123,7 @@ def test_the_list_says_what_load_model_does(folder):
         else:
             with pytest.raises(cdam.BadCheckpoint):
                 cdam.load_model(source)
-    assert set(entries) == {"scenes", PAPER, *(
+    assert set(entries) == {*cdam.MODELS, PAPER, *(
         path.name for path in folder.iterdir()
         if path.name not in ("backbone.txt", "config.json", "sub")
     )}  # fmt: skip
