@@ -20,7 +20,7 @@ from pages._panels import only
 
 
 def maps_of(
-    question: Question, method: str, settings: dict[str, Any]
+    question: Question, method: str, settings: dict[str, Any], difference: bool = True
 ) -> cdam.Explanation | Task | Failed:
     """The maps of A, of B, of A - B where the method has one, and of the other classes.
 
@@ -28,6 +28,7 @@ def maps_of(
         question: the classes, A and B first.
         method: id in ``METHODS``.
         settings: of a method that starts from the encoding.
+        difference: whether A and B are both among the classes, first.
 
     Returns:
         The maps; or the task that has to be done first; or why there are none.
@@ -36,9 +37,9 @@ def maps_of(
     if not row.class_specific:
         question = replace(question, targets=question.targets[:1])
     if row.needs == "pixels":
-        return _from_jobs(question, method)
+        return _from_jobs(question, method, difference)
     targets: list[_state.Target] = list(question.targets)
-    if has_difference(method):
+    if difference and has_difference(method):
         targets.insert(2, (targets[0], targets[1]))
     try:
         return _state.explain(
@@ -57,7 +58,9 @@ def has_difference(method: str) -> bool:
     return METHODS[method].signed
 
 
-def _from_jobs(question: Question, method: str) -> cdam.Explanation | Task | Failed:
+def _from_jobs(
+    question: Question, method: str, difference: bool
+) -> cdam.Explanation | Task | Failed:
     found = known_maps(question, method)
     missing = tuple(target for target in question.targets if target not in found)
     if missing:
@@ -65,7 +68,7 @@ def _from_jobs(question: Question, method: str) -> cdam.Explanation | Task | Fai
         result = _state.recall(task.key)
         return result if isinstance(result, Failed) else task
     together = join([found[target] for target in question.targets])
-    return with_difference(together) if has_difference(method) else together
+    return with_difference(together) if difference and has_difference(method) else together
 
 
 def join(parts: Sequence[cdam.Explanation]) -> cdam.Explanation:

@@ -38,6 +38,21 @@ answer was read from; whether that spoke for or against an answer it cannot say.
 **The scale.** From zero to the printed end, in a unit of the method's own. The strongest 1 % of the
 scores may lie beyond it; they get its last colour.
 """
+PAIR = """
+**Two models.** Each map lies on exactly what that model saw: input sizes, patches and padding may
+differ. Each model has its own printed scale, shared by all its maps. Logits of different models are
+not comparable in size, so the same colour in two models does not mean the same amount. Compare
+signs, places, and which class a model prefers.
+
+**No map of the difference.** Between two models it would subtract numbers in different units on
+different patches; it would show mostly which model has the larger logits.
+
+**The correlation** says how alike two maps are whatever their scales, with the finer map averaged
+on the coarser patches and padding left out. +1: the same places in the same proportions; 0: nothing
+in common; below 0: what speaks for the answer in one speaks against it in the other (of maps
+without signs: where one is strong, the other is weak). Neighbouring patches are alike, so small
+values, on either side of 0, mean little. Alike maps need not be right, and both may be wrong.
+"""
 LIMITS = """
 **What the maps do not tell**
 
@@ -83,10 +98,12 @@ def about(method: str) -> str:
     return f"**{plain(row.label)}.** {plain(row.summary)}{why}"
 
 
-def how_to_read(method: str) -> str:
+def how_to_read(method: str, two_models: bool = False) -> str:
     """The words behind "How to read the maps"."""
     row = METHODS[method]
     head = SIGNED if row.signed else SUPPORT if row.class_specific else NO_CLASS
+    if two_models:
+        head = head.partition("**The scale.**")[0].rstrip() + "\n" + PAIR
     limits = [
         LAST_BLOCK if method in VARIANTS else "",
         NEGATIVE if row.signed else "",
@@ -118,16 +135,51 @@ def _caption(explanation: cdam.Explanation, index: int) -> dict[str, str]:
                    alt_text(explanation, index, f"{label}, logit {value}"))  # fmt: skip
 
 
-def scale_note(drawn: cdam.Explanation) -> str:
-    """What the printed scale says of its unit."""
+def scale_note(drawn: cdam.Explanation, whose: str = "every map, the difference included") -> str:
+    """What the printed scale says of its unit, and which maps share it."""
     row = METHODS[drawn.method]
     summed = row.resolution == "pixel" and not is_per_pixel(drawn)
     per = "patch, the sum of its pixels" if summed else "pixel" if is_per_pixel(drawn) else "patch"
     if row.signed:
-        return f"One scale for every map, the difference included. Score per {per}, in logits."
-    shared = "One scale for every map. " if row.class_specific else ""
+        return f"One scale for {whose}. Score per {per}, in logits."
+    shared = f"One scale for {whose.partition(',')[0]}. " if row.class_specific else ""
     return f"{shared}Score per {per}, without sign: darker is more, and nothing shows evidence " \
         "against."  # fmt: skip
+
+
+# ---- two models ----------------------------------------------------------------------------------
+
+
+NOT_COMPARABLE = (
+    "Logits of different models are not comparable in size: each model has a scale of its own."
+)
+ALIKE = (
+    (0.8, "Much the same places."),
+    (0.5, "Partly the same places."),
+    (0.2, "Little in common."),
+    (-0.2, "Nothing in common."),
+    (-1.0, "Opposite in part."),
+)  # least correlation -> what it means
+
+
+def alike(correlation: float, patches: int, grid: tuple[int, int]) -> str:
+    """What the correlation of two maps says; grid: the coarser one."""
+    if correlation != correlation:
+        return "There is no correlation to print: one of the maps is the same everywhere."
+    means = next((text for least, text in ALIKE if correlation >= least), ALIKE[-1][1])
+    where = f"over the {patches} patches that both show (grid {grid[0]} × {grid[1]})"
+    return f"Correlation of the two maps **{signed(correlation)}**, {where}. {means}"
+
+
+def answer(label: str, names: list[str], values: np.ndarray) -> str:
+    """One model's logits of the classes that it is asked for: "Model: zebra +5.20, owl −0.31."."""
+    logits = ", ".join(f"{plain(n)} {signed(v)}" for n, v in zip(names, values, strict=True))
+    return f"**{plain(label)}**, logits: {logits}."
+
+
+def no_such_class(label: str, name: str) -> str:
+    """That a class is known to the other model only."""
+    return f"{label} has no class that is called {name}."
 
 
 # ---- where it lies -------------------------------------------------------------------------------

@@ -57,13 +57,20 @@ class Parcel:
 
 def offer(shown: Shown, regions: Sequence[cdam.Region] = ()) -> None:
     """Report, ZIP, code and address of what a page shows."""
+    offer_parcel(parcel_of(shown, regions))
+
+
+def parcel_of(
+    shown: Shown, regions: Sequence[cdam.Region] = (), with_image: bool = False
+) -> Parcel:
+    """What a page shows, as it is packed."""
     ends = (shown.scale,) * len(shown.explanation.labels)
     summed = shown.drawn.scores.shape != shown.explanation.scores.shape
-    offer_parcel(Parcel(
+    return Parcel(
         shown.page, _downloads.name_parts(shown), shown.model, shown.picture,
         shown.prepared.logits, [shown.explanation],
-        drawing(shown.prepared, shown.look, summed, (ends,)), regions,
-    ))  # fmt: skip
+        drawing(shown.prepared, shown.look, summed, (ends,)), regions, with_image,
+    )  # fmt: skip
 
 
 def drawing(
@@ -76,7 +83,7 @@ def drawing(
 
 def offer_parcel(parcel: Parcel) -> None:
     """One row: what to take home, and how to come back."""
-    paper = "Letter" if (st.context.locale or "")[-2:].upper() in LETTER else "A4"
+    paper = paper_size()
     with st.container(horizontal=True, vertical_alignment="center"):
         if parcel.picture.sample is None:
             with_image = st.toggle(
@@ -89,17 +96,28 @@ def offer_parcel(parcel: Parcel) -> None:
             ("Report (PDF)", "pdf", "application/pdf", partial(paper_report, parcel, paper)),
             ("All of it, to be checked (ZIP)", "zip", "application/zip", partial(pack, parcel)),
         ))  # fmt: skip
-        with _drawer("Copy as Python", "code", parcel) as drawer:
-            if drawer.open:
+        offer_ways_back(parcel.page, [parcel])
+
+
+def paper_size() -> str:
+    """What the visitor's printer probably holds."""
+    return "Letter" if (st.context.locale or "")[-2:].upper() in LETTER else "A4"
+
+
+def offer_ways_back(page: str, parcels: Sequence[Parcel]) -> None:
+    """Code for each parcel, and the address of what is shown."""
+    with _drawer("Copy as Python", "code", page) as drawer:
+        if drawer.open:
+            for parcel in parcels:
                 st.code(code(parcel), language="python")
-                _explain_code(parcel)
-        with _drawer("Permalink", "link", parcel) as drawer:
-            if drawer.open:
-                _show_address(parcel)
+            _explain_code(parcels[0])
+    with _drawer("Permalink", "link", page) as drawer:
+        if drawer.open:
+            _show_address(parcels[0])
 
 
-def _drawer(label: str, icon: str, parcel: Parcel):
-    return st.popover(label, icon=f":material/{icon}:", key=f"{parcel.page}.{icon}",
+def _drawer(label: str, icon: str, page: str):
+    return st.popover(label, icon=f":material/{icon}:", key=f"{page}.{icon}",
                       on_change="rerun")  # fmt: skip
 
 

@@ -1,9 +1,9 @@
-"""Addresses that can be shared: sample, model, size, classes, method, each checked by itself.
+"""Addresses that can be shared: sample, models, size, classes, method, each checked by itself.
 
 Never anything of an upload. A value that does not fit is passed over, as if it were not there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
@@ -24,6 +24,7 @@ def follow() -> None:
     st.session_state["link"] = {
         "class": st.query_params.get_all("class")[:MAX_CLASSES],
         "method": st.query_params.get("method"),
+        "own": st.query_params.get_all("own")[:MAX_CLASSES],
     }
     sample = st.query_params.get("sample")
     if sample in samples():
@@ -33,6 +34,7 @@ def follow() -> None:
         st.session_state["concept_scene"] = scene
     _follow_model(st.query_params.get("model"))
     _follow_side(st.query_params.get("side"))
+    _follow_second(st.query_params.get("second"))
 
 
 def _follow_model(wanted: str | None) -> None:
@@ -47,6 +49,20 @@ def _follow_model(wanted: str | None) -> None:
         )
         return
     _pickers.try_model(wanted)
+
+
+def _follow_second(wanted: str | None) -> None:
+    """Take an offered second model that is here; what keeps it from loading is said on the page."""
+    entry = _pickers.entry_of(wanted) if wanted else None
+    if entry is None or wanted == st.session_state.get("model.choice", DEFAULT_MODEL):
+        return
+    if entry.fetch_bytes:
+        st.session_state["second.problem"] = (
+            "The second model of this address is not on this server yet; choose it in the list to "
+            "fetch it."
+        )
+        return
+    st.session_state["second"] = wanted
 
 
 def _follow_side(wanted: str | None) -> None:
@@ -70,6 +86,18 @@ def asked_classes(model: cdam.VisionModel) -> list[int]:
     return list(dict.fromkeys(known))
 
 
+def asked_own_classes(
+    first: cdam.VisionModel, second: cdam.VisionModel
+) -> dict[str, int]:
+    """Class of the first model -> class of the second named for it in the address; only once."""
+    found = {}
+    for value in st.session_state.get("link", {}).pop("own", []):
+        name, _, other = value.partition("=")
+        if name in first.class_names and second.class_names.count(other) == 1:
+            found[name] = second.class_names.index(other)
+    return found
+
+
 def preset_method(allowed: Sequence[str], key: str) -> None:
     """Set the widget ``key`` to the method named in the address, if it is an allowed one."""
     method = st.session_state.get("link", {}).pop("method", None)
@@ -77,13 +105,28 @@ def preset_method(allowed: Sequence[str], key: str) -> None:
         st.session_state[key] = method
 
 
-def write(picture: Picture, classes: list[str], method: str) -> None:
-    """Put the present choice into the address; for an upload, nothing at all."""
+def write(
+    picture: Picture,
+    classes: list[str],
+    method: str,
+    second: str | None = None,
+    own: Mapping[str, str] | None = None,
+) -> None:
+    """Put the present choice into the address; for an upload, nothing at all.
+
+    Args:
+        picture: what is looked at.
+        classes: their names.
+        method: id in ``METHODS``.
+        second: the model beside the usual one.
+        own: name of a class -> what stands for it in the second model.
+    """
     wanted = {} if picture.sample is None else {
         "sample": picture.sample.id, "class": classes, "method": method
     }
     if wanted:
-        wanted |= _model_address()
+        wanted |= _model_address() | ({"second": second} if second else {})
+        wanted |= {"own": [f"{name}={other}" for name, other in own.items()]} if own else {}
     now = {name: st.query_params.get_all(name) for name in st.query_params}
     if now != {k: v if isinstance(v, list) else [v] for k, v in wanted.items()}:
         st.query_params.from_dict(wanted)

@@ -156,9 +156,17 @@ def data_url(picture: Image.Image) -> str:
 
 
 def draw_panels(
-    prepared: Prepared, explanation: cdam.Explanation, look: Look, scale: float
+    prepared: Prepared, explanation: cdam.Explanation, look: Look, scale: float, saw: bool = True
 ) -> list[str]:
-    """Data URLs: what the model saw, then one map per target."""
+    """Data URLs of ``pictures_of``, without what the model saw where it is shown elsewhere."""
+    pictures = pictures_of(prepared, explanation, look, scale)
+    return [data_url(picture) for picture in (pictures if saw else pictures[1:])]
+
+
+def pictures_of(
+    prepared: Prepared, explanation: cdam.Explanation, look: Look, scale: float
+) -> list[Image.Image]:
+    """What the model saw, then one map per target."""
     pictures = [prepared.view.copy()]
     pictures += [
         draw(prepared.view, explanation, index, scale, look.palette, look.opacity, look.smooth)
@@ -167,7 +175,7 @@ def draw_panels(
     if look.outlines and prepared.outlines is not None:
         for picture in pictures:
             picture.paste(prepared.outlines, mask=prepared.outlines)
-    return [data_url(picture) for picture in pictures]
+    return pictures
 
 
 # ---- patches -------------------------------------------------------------------------------------
@@ -256,6 +264,7 @@ def viewer_data(
     captions: Sequence[dict[str, str]],
     bar: dict[str, str],
     every: cdam.Explanation | None = None,
+    saw: bool = True,
 ) -> dict[str, Any]:
     """Everything that the viewer component needs; JSON-able.
 
@@ -267,15 +276,16 @@ def viewer_data(
         captions: per map, what is printed above it and read out: see ``caption``.
         bar: of ``scale_bar``.
         every: the map of every class, where the tooltip names classes.
+        saw: begin with what the model saw.
     """
     rows, cols = explanation.grid
-    sources = draw_panels(prepared, explanation, look, scale)
-    saw = caption("", "What the model saw", f"{rows} × {cols} patches",
-                  "The picture as the model saw it")  # fmt: skip
+    sources = draw_panels(prepared, explanation, look, scale, saw)
+    view = caption("", "What the model saw", f"{rows} × {cols} patches",
+                   "The picture as the model saw it")  # fmt: skip
     return {
         "panels": [
             {"src": source, **words}
-            for source, words in zip(sources, [saw, *captions], strict=True)
+            for source, words in zip(sources, [view, *captions] if saw else captions, strict=True)
         ],
         "scale": bar,
         "grid": [rows, cols],

@@ -35,6 +35,11 @@ def model_labels() -> dict[str, str]:
     return {source: _label(entry) for source, entry in _offered().items()}
 
 
+def entry_of(source: str) -> Entry | None:
+    """What is known of an offered model; None: it is not offered here."""
+    return _offered().get(source)
+
+
 def _offered() -> dict[str, Entry]:
     """What can be chosen; files and the hub's cache are looked at anew twice a minute."""
     return _offered_at(int(time.monotonic() / LIST_SECONDS))
@@ -157,6 +162,20 @@ def _fetch_what_is_wanted() -> None:
     wanted = st.session_state.pop("model.wanted", None)
     if wanted is None:
         return
+    try:
+        fetch(wanted)
+    except cdam.BadCheckpoint as error:
+        _settle(str(error))
+    else:
+        _load(wanted)
+
+
+def fetch(wanted: str) -> None:
+    """Fetch a model from the hub, with its progress in view.
+
+    Raises:
+        BadCheckpoint: with one sentence; it cannot be had.
+    """
     bar, drawn = st.progress(0.0, text="Asking the model hub …"), [0.0]
 
     def show(done: int, total: int) -> None:
@@ -168,12 +187,9 @@ def _fetch_what_is_wanted() -> None:
 
     try:
         catalogue.fetch(wanted, show)
-    except cdam.BadCheckpoint as error:
-        _settle(str(error))
-    else:
-        _offered_at.cache_clear()
-        _load(wanted)
-    bar.empty()
+    finally:
+        bar.empty()
+    _offered_at.cache_clear()
 
 
 # ---- picture -------------------------------------------------------------------------------------
@@ -246,6 +262,15 @@ def show_predictions(model: cdam.VisionModel, logits: np.ndarray) -> None:
 # ---- a picture that the model does not know ------------------------------------------------------
 
 
+def warn_of_unfamiliar(whose: str) -> None:
+    """Say that the picture is unlike those that a model was trained on."""
+    st.warning(
+        f"This picture is unlike the pictures that {whose} was trained on, "
+        "so its answers and maps would mean little here.",
+        icon=":material/warning:",
+    )
+
+
 def wants_maps_anyway(
     picture: _state.Picture, prepared: _state.Prepared, title: str = ""
 ) -> bool:
@@ -261,11 +286,7 @@ def wants_maps_anyway(
     key = f"anyway.{picture.digest[:16]}"
     if title and not st.session_state.get(key):
         st.title(title, anchor=False)
-    st.warning(
-        "This picture is unlike the pictures that this model was trained on, "
-        "so its answers and maps would mean little here.",
-        icon=":material/warning:",
-    )
+    warn_of_unfamiliar("this model")
     with st.container(horizontal=True, vertical_alignment="center"):
         if _state.PHOTO_MODEL in _offered():
             st.button(

@@ -1,5 +1,7 @@
 """Compare classes: which parts of this picture speak for A rather than B?"""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -9,7 +11,9 @@ import streamlit as st
 import cdam_core as cdam
 from cdam_core.methods import METHODS
 from pages import (
+    _compare_pair,
     _compare_patch,
+    _compare_second,
     _compare_words,
     _concepts_viewer,
     _controls,
@@ -76,11 +80,22 @@ def explore(model_id: str, may_watch: bool = False) -> None:
     model, prepared = _state.get_model(model_id), _state.prepare(model_id, picture)
     token = f"{model_id}.{picture.digest[:16]}"
     title = st.container()
-    classes = pick_classes(model, prepared, token)
+    columns = st.columns([1, 1, 1.25, 1])
+    classes = pick_classes(model, prepared, token, columns)
+    with columns[3]:
+        second_id = _compare_second.pick()
+    _compare_second.show_problem()
     progress, maps = st.empty(), st.container()
     method, settings, look, summed = pick_look(model, model_id, prepared)
     names = [model.class_names[c] for c in classes]
-    _links.write(picture, names, method)
+    if second_id is not None and _second_fits(second_id, picture):
+        asked = Asked(picture, classes, method, settings, look, summed, token)
+        waiting = explore_both(model_id, second_id, asked, title, maps)
+        st.empty()  # at once, in place of what stood below the maps before
+        if waiting:
+            wait_for(waiting, progress, may_watch)
+        return
+    _links.write(picture, names, method, second_id)
     with title:
         ask(method, names, prepared.logits[classes])
     found = maps_of(Question(model_id, picture, tuple(classes)), method, settings)
@@ -95,19 +110,19 @@ def explore(model_id: str, may_watch: bool = False) -> None:
             st.warning(plain(found.message))
     st.empty()  # at once, in place of what stood below the maps before
     if isinstance(found, Task):
-        wait_for(found, progress, may_watch)
+        wait_for([found], progress, may_watch)
 
 
 redraw = st.fragment(explore)
 
 
-def wait_for(task: Task, progress: Any, may_watch: bool) -> None:
-    """Have the task done and draw again; where it was cancelled, offer to go on."""
-    is_cancelled = task.key in st.session_state.get("stopped", frozenset())
-    if not (may_watch or is_cancelled):
+def wait_for(tasks: Sequence[Task], progress: Any, may_watch: bool) -> None:
+    """Have the tasks done and draw again; where they were cancelled, offer to go on."""
+    stopped = st.session_state.get("stopped", frozenset())
+    if not (may_watch or all(task.key in stopped for task in tasks)):
         st.session_state["compare.watch"] = True
         st.rerun()
-    if _methods_jobs.run("compare", [task], progress, _note_cost):
+    if _methods_jobs.run("compare", tasks, progress, _note_cost):
         st.rerun()
 
 
@@ -161,11 +176,62 @@ def show(
             st.markdown(_compare_words.how_to_read(explanation.method))
 
 
+# ---- two models ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What both models are asked; ``classes`` are the first one's."""
+
+    picture: _state.Picture
+    classes: list[int]
+    method: str
+    settings: dict[str, Any]
+    look: _panels.Look
+    summed: bool
+    token: str
+
+
+def _second_fits(second_id: str, picture: _state.Picture) -> bool:
+    prepared = _state.prepare(second_id, picture)
+    return _compare_second.wants_maps(second_id, picture, prepared)
+
+
+def explore_both(
+    model_id: str, second_id: str, asked: Asked, title: Any, maps: Any
+) -> list[Task]:
+    """The same for two models side by side; returns what has to be done first."""
+    first, second = _state.get_model(model_id), _state.get_model(second_id)
+    names = [first.class_names[index] for index in asked.classes]
+    matched = _compare_second.counterparts(first, second, second_id, asked.classes)
+    nameless = [position for position, index in enumerate(asked.classes)
+                if _compare_second.same_class(first, second, index) is None]  # fmt: skip
+    own = _compare_second.own_classes(first, second, second_id, asked.classes)
+    _links.write(asked.picture, names, asked.method, second_id, own)
+    sides = tuple(
+        _compare_pair.ask_side(
+            each, label, asked.picture, targets, missing, asked.method, asked.settings, asked.summed
+        )
+        for each, label, targets, missing in (
+            (model_id, _compare_second.label(model_id), asked.classes, ()),
+            (second_id, _compare_second.label(second_id), matched, nameless),
+        )
+    )
+    with title:
+        st.title(_compare_words.question(asked.method, *names[:2]), anchor=False)
+        _compare_pair.tell_answers(sides)
+    rows = _compare_pair.rows_of(names, asked.method)
+    _compare_pair.show(sides, asked.picture, rows, asked.method, asked.look, asked.token, maps)
+    return _compare_pair.tasks_of(sides)
+
+
 # ---- what is asked -------------------------------------------------------------------------------
 
 
-def pick_classes(model: cdam.VisionModel, prepared: _state.Prepared, token: str) -> list[int]:
-    """A, B, and more classes; at first the two strongest answers."""
+def pick_classes(
+    model: cdam.VisionModel, prepared: _state.Prepared, token: str, columns: Sequence[Any]
+) -> list[int]:
+    """A, B, and more classes, each in a column; at first the two strongest answers."""
     a_key, b_key, more_key = (f"{name}.{token}" for name in ("a", "b", "more"))
     if a_key not in st.session_state:
         asked = _links.asked_classes(model)
@@ -177,7 +243,6 @@ def pick_classes(model: cdam.VisionModel, prepared: _state.Prepared, token: str)
         st.session_state[more_key] = asked[2 : 2 + MAX_MORE]
     st.session_state["pair"] = (st.session_state[a_key], st.session_state[b_key])
     options, names = list(range(len(model.class_names))), _controls.class_labels(model)
-    columns = st.columns([1, 1, 1.4])
     shared = {"options": options, "format_func": names.__getitem__}
     keep_apart = {"on_change": _keep_apart, "args": (token,)}
     with columns[0]:
