@@ -20,7 +20,7 @@ from pages._pickers import THUMBNAIL_SIDE
 
 MAX_CONCEPTS = 8
 MAX_EXAMPLES = 24  # per concept
-EXAMPLE_SIDE = 224  # pixels of an example that are kept: as much as the scenes model looks at
+EXAMPLE_SIDE = 336  # pixels of an example that are kept: as much as the scenes model looks at
 MIN_CROP = 16  # pixels of the picture
 MAX_UNDO = 10
 MAX_NAME = 60  # characters

@@ -249,7 +249,7 @@ def upload(number: int, model_id: str) -> None:
     key = f"concepts.files.{st.session_state.get('concepts.uploads', 0)}"
     files = st.file_uploader(
         "Pictures that show it", type=FILE_TYPES, accept_multiple_files=True, key=key,
-        help="They are decoded in memory and kept at most 224 pixels long, for this visit only; "
+        help="They are decoded in memory and kept at most 336 pixels long, for this visit only; "
         "the files are dropped at once.",
     )
     st.caption(

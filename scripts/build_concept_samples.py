@@ -21,7 +21,7 @@ from cdam_core.scenes.generator import calm
 from cdam_core.scenes.held_out import HeldOutScenes, draw_all
 
 EXAMPLES = 10
-EXAMPLE_SIDE = 224
+EXAMPLE_SIDE = 336
 SCENE_SIDE = 448
 QUALITY = 88
 SINGLE = calm(RECIPE, counts=(1,), single_size=(0.55, 0.8))

@@ -23,7 +23,7 @@ from cdam_core.scenes import drawings  # noqa: E402
 from cdam_core.scenes.generator import MEASURED, SceneGenerator  # noqa: E402
 
 SEED = 80_001
-SIDE = 224
+SIDE = 336
 QUALITY = 95
 
 
