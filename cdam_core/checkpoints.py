@@ -68,6 +68,8 @@ class Facts:
         mean, std: normalisation of pixels in [0, 1].
         pool: how the answer is read, one of ``architectures.POOLS``.
         identity: name of the model in results.
+        used_size: (height, width) at which the model is used, where that is not the size that its
+            positions were built for.
     """
 
     hints: Hints = field(default_factory=Hints)
@@ -77,6 +79,7 @@ class Facts:
     std: tuple[float, ...] | None = None
     pool: str | None = None
     identity: str | None = None
+    used_size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -418,12 +421,13 @@ def _facts(path: Path, stated: Mapping[str, Any]) -> Facts:
         std=_numbers(stated, "std", 3, lambda value: 0 < value < 10),
         pool=stated["pool"] if stated.get("pool") in POOLS else None,
         identity=_identity(stated.get("id")),
+        used_size=_numbers(stated, "used_size", 2, lambda value: 0 < value <= 4096, int),
     )
 
 
 _STATED = {"architecture", "arch", "class_names", "mean", "std", "num_heads", "layer_norm_eps",
            "input_size", "mlp", "pool", "id", "trained_blocks", "weights_sha256",
-           "simulated"}  # fmt: skip
+           "simulated", "used_size"}  # fmt: skip
 
 
 def _bad_entry(name: str, expected: str) -> BadCheckpoint:

@@ -389,6 +389,9 @@ def _metadata(model: VisionModel, card: dict) -> dict[str, str]:
         entries["trained_blocks"] = len(module.blocks) - module.backbone_depth
         entries["weights_sha256"] = model.weights_sha256
         entries["simulated"] = model.simulated
+        entries["input_size"] = list(model.input_size)
+    elif model.input_size != tuple(entries["input_size"]):
+        entries["used_size"] = list(model.input_size)
     name = (getattr(module, "pretrained_cfg", None) or {}).get("architecture")
     if name:
         entries["architecture"] = name

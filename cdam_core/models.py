@@ -543,10 +543,17 @@ def _from_checkpoint(
     names = facts.class_names if module.num_classes else None
     if names is None and module.num_classes == 1000:
         names = imagenet_names()
-    return wrap(
-        module, names, facts.mean, facts.std, model_id=facts.identity, input_size=input_size,
-        pool=pool or facts.pool,
-    )  # fmt: skip
+    model = wrap(module, names, facts.mean, facts.std, model_id=facts.identity,
+                 input_size=input_size, pool=pool or facts.pool)  # fmt: skip
+    is_elsewhere = input_size is None and facts.used_size not in (None, model.input_size)
+    return _at_stated_size(model, facts.used_size) if is_elsewhere else model
+
+
+def _at_stated_size(model: VisionModel, size: tuple[int, int]) -> VisionModel:
+    try:
+        return model.at_size(size)
+    except BadImage as error:
+        raise BadCheckpoint("damaged", f"The file states an impossible size: {error}") from None
 
 
 def _read_card(path: Path) -> dict[str, Any]:

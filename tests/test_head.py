@@ -538,6 +538,7 @@ def test_one_file_on_a_bundled_model_comes_back_whole(late, tmp_path, monkeypatc
     assert path.stat().st_size < 10 * 2**20  # no second copy of the backbone
     model = cdam.load_model(path)
     assert (model.class_names, model.id) == (["é 0", "é 1"], "custom")
+    assert model.input_size == taught.input_size
     assert model.weights_sha256 == taught.weights_sha256
     pixels = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(model.logits(model.encode(pixels)),
@@ -559,7 +560,9 @@ def test_one_file_on_a_bundled_model_comes_back_whole(late, tmp_path, monkeypatc
     ("class_names", '["only"]', "mismatch", "do not fit"),
     ("mean", None, "damaged", "lacks the entry mean"),
 ], ids=str)  # fmt: skip
-def test_a_changed_file_on_a_bundled_model_is_refused(late, tmp_path, name, value, reason, sentence):
+def test_a_changed_file_on_a_bundled_model_is_refused(
+    late, tmp_path, name, value, reason, sentence
+):
     path = tmp_path / "mine.safetensors"
     path.write_bytes(late[1])
     with safe_open(path, "pt") as file:
@@ -581,3 +584,19 @@ def test_embedded_examples_give_the_head_that_their_pictures_give(backbone):
     assert seen == [(1, 5), (2, 5), (3, 5), (4, 5)]
     assert taught.weights_sha256 == expected.weights_sha256
     assert quality == expected_quality
+
+
+def test_a_head_taught_at_another_size_comes_back_at_that_size(tmp_path):
+    """Embeddings depend on the size, so the head is of use at the one it was taught at only."""
+    larger = cdam.wrap(timm.create_model("test_vit", dynamic_img_size=True)).at_size((192, 192))
+    assert larger.input_size != cdam.wrap(timm.create_model("test_vit")).input_size
+    head = heads.LinearHead(torch.ones(2, 64), torch.zeros(2))
+    taught = heads.with_head(larger, head, ["a", "b"])
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(heads.to_bytes(taught, {}))
+    assert cdam.load_model(path).input_size == (192, 192)
+    with safe_open(path, "pt") as file:
+        state, entries = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+    save_file(state, path, entries | {"used_size": "[7, 7]"})
+    with pytest.raises(cdam.BadCheckpoint, match="impossible size"):
+        cdam.load_model(path)
