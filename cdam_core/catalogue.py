@@ -58,6 +58,9 @@ PHOTOGRAPHS = (
 COMPANIONS = (".txt", ".md")  # lie beside checkpoints and say something about them
 
 
+OF_CROPS = "nodules-"  # ids of models that look at crops of CT begin so
+
+
 @dataclass(frozen=True)
 class Entry:
     """One model that was found.
@@ -88,11 +91,15 @@ def catalogue() -> list[Entry]:
 def offered() -> list[Entry]:
     """What a list for visitors shows, as far as the administrator allows it.
 
-    That is what can be loaded, and the photographs whose file has to be given first.
+    That is what can be loaded, and the photographs whose file has to be given first. Models of
+    crops of CT are left out unless the administrator names them: of any other picture they would
+    make a confident map of nonsense.
     """
     only = os.environ.get(ONLY_VARIABLE, "").strip()
     wanted = [source.strip() for source in only.split(",") if source.strip()]
     shown = [each for each in catalogue() if each.loadable or each.place == "photographs"]
+    if not only:
+        shown = [each for each in shown if not each.source.startswith(OF_CROPS)]
     found = {entry.source: entry for entry in shown}
     for source in wanted:
         if source not in found and source.startswith("timm:"):

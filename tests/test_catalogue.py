@@ -388,3 +388,11 @@ def test_fetching_shows_progress_and_keeps_the_checksum(hub, tmp_path):
     assert lines[1].startswith("damaged The fetched weights do not have the checksum")
     lines = fetch_with_hub(address, tmp_path / "three", "timm:vit_tiny_patch16_224.no_such_tag")
     assert lines[0].startswith("unreachable")
+
+
+def test_models_of_crops_are_offered_only_where_the_administrator_names_them(monkeypatch):
+    monkeypatch.delenv(catalogue.ONLY_VARIABLE, raising=False)
+    assert "nodules-malignancy" in {entry.source for entry in catalogue.bundled()}
+    assert "nodules-malignancy" not in {entry.source for entry in catalogue.offered()}
+    monkeypatch.setenv(catalogue.ONLY_VARIABLE, "scenes,nodules-malignancy")
+    assert [entry.source for entry in catalogue.offered()] == ["scenes", "nodules-malignancy"]
