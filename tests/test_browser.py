@@ -24,6 +24,7 @@ from playwright.sync_api import expect, sync_playwright
 import cdam_core as cdam
 from pages._frame import PAGES
 from pages._samples import samples
+from tests.test_checkpoints import save_with_metadata, vit
 
 pytestmark = pytest.mark.browser
 
@@ -31,6 +32,7 @@ ROOT = Path(__file__).parent.parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+SMALL = "small.safetensors"  # a checkpoint in the server's folder of models
 WAIT = 20_000  # milliseconds; generous, for a busy machine
 
 # (text, address) of console errors that are no faults, and why.
@@ -63,10 +65,14 @@ def answers(url: str) -> bool:
 def base(tmp_path_factory):
     """Address of a freshly started server."""
     port, log = free_port(), tmp_path_factory.mktemp("server") / "log.txt"
+    models = tmp_path_factory.mktemp("models")
+    names = ["zebra", "elephant", "bee", "cat", "dog"]
+    save_with_metadata(vit(), models / SMALL, class_names=names)
     command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port),
                "--server.headless", "true"]
     with log.open("w") as out:
-        server = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, env=dict(os.environ))
+        server = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out,
+                                  env=os.environ | {"CDAM_MODELS": str(models)})
         try:
             url = f"http://127.0.0.1:{port}"
             deadline = time.monotonic() + 120
@@ -357,6 +363,50 @@ def test_hovering_shows_values_and_asks_the_server_nothing(visit):
     page.mouse.move(5, 5)
     expect(page.locator(".tip")).to_be_hidden()
     assert not sent
+
+
+# ---- two models ----------------------------------------------------------------------------------
+
+
+def test_two_models_stand_side_by_side_and_stack_on_a_phone(visit):
+    page = visit("/?sample=elephant-zebra&class=zebra&class=elephant")
+    page.get_by_role("combobox", name="Second model").click()
+    page.keyboard.type(SMALL[:5])
+    page.keyboard.press("Enter")
+    expect(maps(page)).to_have_count(6, timeout=WAIT)
+    settle(page)
+    boxes = [page.locator(".maps .frame").nth(index).bounding_box() for index in range(6)]
+    for first, second in zip(boxes[::2], boxes[1::2], strict=True):
+        assert first["y"] == second["y"]
+        assert first["x"] + first["width"] < second["x"]
+        assert first["width"] == second["width"] > 200
+    ends = page.locator(".maps .high").all_inner_texts()
+    assert ends[0::2] == [ends[0]] * 3  # a model's maps share its scale
+    assert ends[1::2] == [ends[1]] * 3
+    assert ends[0] != ends[1]
+
+    page.mouse.click(*patch_centre(page, 1, row=3, col=2, grid=(4, 4)))
+    rows, cols = cdam.load_model("scenes").grid
+    row, col = int(rows * 3.5 / 4) + 1, int(cols * 2.5 / 4) + 1  # where the clicked one's middle is
+    expect(page.get_by_role("spinbutton", name="Row")).to_have_value(str(row), timeout=WAIT)
+    expect(page.get_by_role("spinbutton", name="Column")).to_have_value(str(col))
+    expect(page.get_by_text(f"{SMALL}, row 4, column 3")).to_be_visible(timeout=WAIT)
+    settle(page)
+    name, content = download(page, "Scores (NPZ)")
+    assert name.startswith("cdam_scenes_small-safetensors_zebra_elephant")
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        shapes = [arrays[f"{model}.scores"].shape for model in ("scenes", "small-safetensors")]
+    assert shapes == [(3, rows, cols), (3, 4, 4)]
+
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.reload()  # the address brings both models back
+    expect(maps(page)).to_have_count(6, timeout=WAIT)
+    settle(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    boxes = [page.locator(".maps .frame").nth(index).bounding_box() for index in range(6)]
+    assert len({box["x"] for box in boxes}) == 1
+    tops, ends = ([box["y"] + part * box["height"] for box in boxes] for part in (0, 1))
+    assert all(end < top for end, top in zip(ends[:-1], tops[1:], strict=True))
 
 
 # ---- downloads -----------------------------------------------------------------------------------
