@@ -18,7 +18,7 @@ from cdam_core import provenance
 from cdam_core.assets import assets_dir
 from cdam_core.provenance import Drawing
 from cdam_core.report import report
-from pages import _downloads
+from pages import _downloads, _links
 from pages._gate import slot
 from pages._panels import Look, Shown
 from pages._state import Picture, Prepared
@@ -183,6 +183,10 @@ def _show_address(parcel: Parcel) -> None:
     if parcel.picture.sample is None:
         st.caption("Your own picture is in no link, so there is none to what you see. The ZIP can "
                    "be checked by whoever has the picture.")  # fmt: skip
+        return
+    if not _links.can_be_shared(parcel.picture):
+        st.caption("A model that you taught is in no link: it is in this visit alone. Download it "
+                   "on the page “Teach it” to pass it on.")  # fmt: skip
         return
     st.code(address(), language=None)
     st.caption("It opens this sample with these choices, on this server.")

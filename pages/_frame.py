@@ -35,6 +35,7 @@ PAGES = (
     Row("methods.py", "Methods", "methods", ":material/balance:"),
     Row("attention.py", "Attention vs CDAM", "attention", ":material/scatter_plot:"),
     Row("concepts.py", "Concepts", "concepts", ":material/category:"),
+    Row("teach.py", "Teach it", "teach", ":material/school:"),
     Row("several.py", "Several pictures", "several", ":material/photo_library:"),
 )
 

@@ -12,7 +12,7 @@ from cdam_core import catalogue
 from cdam_core.sizes import sizes_for
 from pages import _concepts_samples, _pickers
 from pages._samples import samples
-from pages._state import DEFAULT_MODEL, Picture, choose_sample, get_model
+from pages._state import DEFAULT_MODEL, Picture, choose_sample, get_model, is_taught
 
 MAX_CLASSES = 6
 
@@ -121,7 +121,7 @@ def write(
         second: the model beside the usual one.
         own: name of a class -> what stands for it in the second model.
     """
-    wanted = {} if picture.sample is None else {
+    wanted = {} if not can_be_shared(picture) else {
         "sample": picture.sample.id, "class": classes, "method": method
     }
     if wanted:
@@ -130,6 +130,12 @@ def write(
     now = {name: st.query_params.get_all(name) for name in st.query_params}
     if now != {k: v if isinstance(v, list) else [v] for k, v in wanted.items()}:
         st.query_params.from_dict(wanted)
+
+
+def can_be_shared(picture: Picture) -> bool:
+    """Whether an address can lead others here: not to an upload, nor to a model taught here."""
+    models = (st.session_state.get(name) or "" for name in ("model.choice", "second"))
+    return picture.sample is not None and not any(map(is_taught, models))
 
 
 def _model_address() -> dict[str, str]:

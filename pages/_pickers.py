@@ -19,6 +19,7 @@ from pages._words import plain, signed
 FILE_TYPES = ["png", "jpg", "jpeg", "tif", "tiff", "webp", "bmp", "gif"]
 THUMBNAIL_SIDE = 96  # pixels
 TOP_COUNT = 5
+TAUGHT = "taught"  # place of models that the visitor has taught
 LIST_SECONDS = 30  # for which the list of models is taken to be current
 PROGRESS_SECONDS = 0.2  # between two drawings of a progress bar
 LOGIT = (
@@ -42,7 +43,9 @@ def entry_of(source: str) -> Entry | None:
 
 def _offered() -> dict[str, Entry]:
     """What can be chosen; files and the hub's cache are looked at anew twice a minute."""
-    return _offered_at(int(time.monotonic() / LIST_SECONDS))
+    own = {name: Entry(name, TAUGHT, "taught in this visit", True, label)
+           for name, (label, _) in _state.taught().items()}  # fmt: skip
+    return _offered_at(int(time.monotonic() / LIST_SECONDS)) | own
 
 
 @lru_cache(maxsize=1)
@@ -51,6 +54,8 @@ def _offered_at(_moment: int) -> dict[str, Entry]:
 
 
 def _label(entry: Entry) -> str:
+    if entry.place == TAUGHT:
+        return entry.label
     if entry.place == "photographs":
         size = f" · {entry.fetch_bytes / 1e6:.0f} MB" if entry.fetch_bytes else ""
         return f"Photographs: {entry.label}{size if entry.loadable else ' · no file'}"

@@ -30,6 +30,9 @@ PHOTO_MODEL = "timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 LONGEST_SIDE = 1536  # pixels of an uploaded picture that are kept
 RESULTS_KEPT = 96  # of the slow questions, per visitor
 
+TAUGHT = "taught:"  # how the ids of models begin that a visitor has taught
+MAX_TAUGHT = 3  # of them, per visitor
+
 Target = int | tuple[int, int]  # a class, or "first rather than second"
 
 
@@ -82,12 +85,16 @@ def at_side(model_id: str, side: int | None) -> str:
 def get_model(model_id: str) -> cdam.VisionModel:
     """The one copy of a model that all visitors share, at the size that its id names.
 
+    Models that a visitor has taught are found in that visit alone.
+
     Raises:
         BadCheckpoint: with one sentence; a model of the hub that cannot be had.
     """
     source, _, side = model_id.rpartition("@")
     if source and side.isdigit():
         return get_model(source).at_size((int(side), int(side)))
+    if is_taught(model_id):
+        return _taught_model(model_id)
     return _bundled_model(model_id) if model_id in cdam.MODELS else _large_model(model_id)
 
 
@@ -102,13 +109,23 @@ def _large_model(model_id: str) -> cdam.VisionModel:
     return cdam.load_model(model_id)
 
 
-@st.cache_resource(max_entries=6, show_spinner="Making a model that knows less …")
 def get_randomised(model_id: str, how: str) -> cdam.VisionModel:
-    """A copy of a model with part of its knowledge destroyed, one for all visitors.
+    """A copy of a model with part of its knowledge destroyed, one for all who can use the model.
 
     Raises:
         BadTarget: with one sentence; this model cannot be changed like that.
     """
+    return (_own_randomised if is_taught(model_id) else _shared_randomised)(model_id, how)
+
+
+@st.cache_resource(max_entries=6, show_spinner="Making a model that knows less …")
+def _shared_randomised(model_id: str, how: str) -> cdam.VisionModel:
+    return sanity.randomise(get_model(model_id), how)
+
+
+@st.cache_resource(scope="session", max_entries=2,
+                   show_spinner="Making a model that knows less …")  # fmt: skip
+def _own_randomised(model_id: str, how: str) -> cdam.VisionModel:
     return sanity.randomise(get_model(model_id), how)
 
 
@@ -133,6 +150,61 @@ def warm() -> None:
         prepare(DEFAULT_MODEL, _sample_picture(sample_id))
     gc.collect()
     gc.freeze()
+
+
+# ---- models that a visitor has taught ------------------------------------------------------------
+
+
+def is_taught(model_id: str) -> bool:
+    """Whether the id is that of a model which a visitor has taught."""
+    return model_id.startswith(TAUGHT)
+
+
+def taught() -> dict[str, tuple[str, cdam.VisionModel]]:
+    """Id -> label and model, of what this visitor has taught; nobody else sees them."""
+    return st.session_state.get("taught", {})
+
+
+def keep_taught(model_id: str, label: str, model: cdam.VisionModel) -> None:
+    """Offer a model to this visitor; of too many, the oldest goes."""
+    kept = st.session_state.setdefault("taught", {})
+    kept[model_id] = (label, model)
+    while len(kept) > MAX_TAUGHT:
+        _forget_model(next(iter(kept)))
+
+
+def forget_taught() -> None:
+    """Remove every model that this visitor has taught, and all that they answered."""
+    for model_id in list(taught()):
+        _forget_model(model_id)
+    for each in (_own_prepared, _explanation, _concept_maps, _concept, _own_latent,
+                 _own_randomised):  # fmt: skip
+        each.clear()
+
+
+def _forget_model(model_id: str) -> None:
+    taught().pop(model_id, None)
+    for name in ("model.choice", "model.loaded", "second", "second.choice"):
+        if st.session_state.get(name) == model_id:
+            del st.session_state[name]
+    results = remembered()
+    for key in [key for key in results if any(_names(part, model_id) for part in key)]:
+        del results[key]
+
+
+def _names(part: Any, model_id: str) -> bool:
+    """Whether part of a key names the model, at any input size."""
+    return isinstance(part, str) and part.partition("@")[0] == model_id
+
+
+def _taught_model(model_id: str) -> cdam.VisionModel:
+    if model_id not in taught():
+        raise cdam.BadCheckpoint(
+            "unknown-model",
+            "This model was taught in another visit, or forgotten since; teach it again, or choose "
+            "a model of the list.",
+        )
+    return taught()[model_id][1]
 
 
 # ---- the current picture -------------------------------------------------------------------------
@@ -205,7 +277,8 @@ def _sample_picture(sample_id: str) -> Picture:
 
 def prepare(model_id: str, picture: Picture) -> Prepared:
     """Encode a picture, once per model."""
-    remembered = _own_prepared if picture.sample is None else _sample_prepared
+    is_own = picture.sample is None or is_taught(model_id)
+    remembered = _own_prepared if is_own else _sample_prepared
     return remembered(model_id, picture.digest, picture)
 
 
@@ -340,7 +413,7 @@ def shipped_examples(series_id: str, _make: Callable[[], tuple]) -> tuple:
 
 def latent(model_id: str, image: Image.Image, image_digest: str, shipped: bool) -> np.ndarray:
     """(d,) what a model makes of a picture; shared by all visitors where the picture is shipped."""
-    remembered = _shipped_latent if shipped else _own_latent
+    remembered = _shipped_latent if shipped and not is_taught(model_id) else _own_latent
     return remembered(model_id, image_digest, image)
 
 
