@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from streamlit.runtime.scriptrunner_utils.exceptions import StopException
 from streamlit.testing.v1 import AppTest
 
 import cdam_core as cdam
@@ -24,6 +25,7 @@ from pages import (
     _compare_pair,
     _compare_second,
     _compare_words,
+    _methods_jobs,
     _panels,
     _pickers,
     _state,
@@ -85,6 +87,11 @@ def words(elements) -> str:
     return " ".join(element.value.replace("\\", "") for element in elements)
 
 
+def grid() -> list[int]:
+    """Of the bundled model: [rows, cols], multiples of the small one's."""
+    return list(_state.get_model("scenes").grid)
+
+
 def image() -> Image.Image:
     return cdam.open_image(samples()[SAMPLE].file)
 
@@ -127,7 +134,7 @@ def test_the_printed_correlation_is_that_of_the_two_maps():
     at = page()
     maps = [cdam.explain(_state.get_model(source), image(), "zebra").scores[0].ravel()
             for source in ("scenes", TUNED)]  # fmt: skip
-    printed = f"**{_words.signed(np.corrcoef(maps)[0, 1])}**, over the 256 patches"
+    printed = f"**{_words.signed(np.corrcoef(maps)[0, 1])}**, over the {len(maps[0])} patches"
     assert printed in words(at.caption)
 
 
@@ -144,14 +151,14 @@ def test_one_model_only_is_as_before():
 def test_names_match_whatever_their_capitals_and_hyphens_and_others_are_said():
     at = page(OTHER, ["zebra", "elephant", "bell-pepper"])
     grids = [each["grid"] for each in cells(at)]
-    assert grids == [[16, 16], [4, 4], [16, 16], [16, 16], [16, 16], [4, 4]]
+    assert grids == [grid(), [4, 4], grid(), grid(), grid(), [4, 4]]
     own = widget(at.selectbox, "own.")
     assert own.label.replace("\\", "") == f"{OTHER} has no class that is called elephant."
     assert own.value is None
     assert "A − B needs its own map of A and of B" in words(at.caption)
     own.select(OTHER_NAMES.index("tabby")).run()
     data = cells(at)
-    assert [each["grid"] for each in data] == [[16, 16], [4, 4]] * 4
+    assert [each["grid"] for each in data] == [grid(), [4, 4]] * 4
     wanted = cdam.explain(_state.get_model(OTHER), image(),
                           ["Zebra", "tabby", cdam.Contrast("Zebra", "tabby"), "bell pepper"])
     for one, scores, label in zip(data[1::2], wanted.scores, wanted.labels, strict=True):
@@ -178,14 +185,15 @@ def test_another_grid_is_compared_on_the_coarser_one():
     at = page(OTHER, ["zebra", "bell-pepper"])
     one, two = (cdam.explain(_state.get_model(source), image(), name).scores[0]
                 for source, name in (("scenes", "zebra"), (OTHER, "Zebra")))  # fmt: skip
-    coarse = one.reshape(4, 4, 4, 4).mean((1, 3))
+    rows, cols = grid()
+    coarse = one.reshape(4, rows // 4, 4, cols // 4).mean((1, 3))
     printed = _words.signed(np.corrcoef(coarse.ravel(), two.ravel())[0, 1])
     assert f"**{printed}**, over the 16 patches that both show (grid 4 × 4)" in words(at.caption)
 
 
 def test_a_method_without_classes_needs_none_and_has_one_row():
     at = page(OTHER, ["owl", "elephant"], method="attention")
-    assert [each["grid"] for each in cells(at)] == [[16, 16], [4, 4]]
+    assert [each["grid"] for each in cells(at)] == [grid(), [4, 4]]
     assert at.title[0].value == "Where does the model look?"
     assert all(each["panels"][0]["note"] == "the same for every class" for each in cells(at))
     assert not [box for box in at.selectbox if (box.key or "").startswith("own.")]
@@ -207,6 +215,22 @@ def test_slow_methods_are_answered_by_both_and_asked_once(monkeypatch):
     monkeypatch.setattr(cdam, "explain", again)
     at.slider(key="opacity").set_value(40).run()
     assert len(cells(at)) == 6
+
+
+def test_while_the_second_model_computes_the_first_ones_maps_stand(monkeypatch):
+    def interrupted(_):
+        raise StopException  # what a click does at the next look
+
+    at = opened(sample=SAMPLE, method="input_x_gradient", **{"class": ["zebra", "bell-pepper"]})
+    with monkeypatch.context() as patch:
+        patch.setattr(_methods_jobs.Job, "wait", interrupted)
+        second_box(at).select(OTHER).run()
+        assert [each["grid"] for each in cells(at)] == [grid()] * 3
+        assert words(at.caption).count(f"{OTHER}: not computed yet.") == 3
+    at.button(key="stop.compare").click().run()
+    assert "left out: Input × Gradient" in words(at.info)
+    at.button(key="go-on.compare").click().run()
+    assert [each["grid"] for each in cells(at)] == [grid(), [4, 4]] * 3
 
 
 def test_a_redraw_encodes_nothing(monkeypatch):
@@ -240,7 +264,29 @@ def test_a_method_that_one_model_refuses_is_said_in_one_sentence(monkeypatch):
     monkeypatch.setattr(cdam, "explain", failing)
     at = page(OTHER, ["zebra", "bell-pepper"], method="integrated_cdam")
     assert words(at.warning) == f"{OTHER}: This model has no such thing."
-    assert [each["grid"] for each in cells(at)] == [[16, 16]] * 3
+    assert [each["grid"] for each in cells(at)] == [grid()] * 3
+
+
+def test_a_head_that_only_one_model_has_is_refused_for_the_other():
+    at = page(OTHER, ["zebra", "bell-pepper"])
+    count = _state.n_heads(_state.get_model("scenes"))
+    assert count > _state.n_heads(_state.get_model(OTHER))
+    widget(at.selectbox, "head.").select(f"Head {count}").run()
+    assert len(at.warning) == 1
+    assert words(at.warning).startswith(f"{OTHER}: ")
+    assert [each["grid"] for each in cells(at)] == [grid()] * 3
+
+
+def test_two_local_models_have_room_beside_each_other(monkeypatch):
+    at = page(OTHER, ["zebra", "bell-pepper"], model=TUNED)
+    assert [each["panels"][0]["title"] for each in cells(at)] == [TUNED, OTHER] * 3
+
+    def again(*_):
+        raise AssertionError("loaded again")
+
+    monkeypatch.setattr(cdam, "load_model", again)
+    at.slider(key="opacity").set_value(40).run()
+    assert len(cells(at)) == 6
 
 
 @pytest.mark.parametrize(("source", "sentence"), [
@@ -293,10 +339,11 @@ def test_a_picture_unlike_the_second_models_data_is_warned_of(monkeypatch):
 
 def test_the_second_models_patch_is_the_one_at_the_same_place():
     at = page(OTHER, ["zebra", "bell-pepper"])
-    at.number_input(key="patch.row").set_value(16)
-    at.number_input(key="patch.col").set_value(6).run()
-    assert [each["selected"] for each in cells(at)[:2]] == [[15, 5], [3, 1]]
-    assert "**Everyday objects**, row 16, column 6" in words(at.markdown)
+    rows, cols = grid()
+    at.number_input(key="patch.row").set_value(rows)
+    at.number_input(key="patch.col").set_value(cols // 2).run()
+    assert [each["selected"] for each in cells(at)[:2]] == [[rows - 1, cols // 2 - 1], [3, 1]]
+    assert f"**Everyday objects**, row {rows}, column {cols // 2}" in words(at.markdown)
     assert f"**{OTHER}**, row 4, column 2" in words(at.markdown)
     bars = [json.loads(element.proto.json) for element in at.get("bidi_component")
             if element.proto.component_name == "cdam_bars"]  # fmt: skip
@@ -398,7 +445,7 @@ def packed(folder):
             targets = [model.class_names.index(name) for name in names]
             prepared = _state._prepare(model, picture)
             made = cdam.explain(model, prepared.encoding, [*targets, cdam.Contrast(*targets)])
-            where = lattice((224, 224), model.input_size, model.patch_size, made.grid)
+            where = lattice(picture.image.size[::-1], model.input_size, model.patch_size, made.grid)
             sides.append(_compare_pair.Side(source, source, model, prepared, where, tuple(targets),
                                             frozenset(), made, False))  # fmt: skip
         shown = [_panels.Shown("compare", s.model, picture, s.prepared, s.explanation, s.drawn,
