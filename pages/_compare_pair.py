@@ -237,11 +237,11 @@ def _show_row(
     with words:
         st.markdown(" ".join(filter(None, (row.badge and f":gray-background[{row.badge}]",
                                            f"**{plain(row.name)}**"))))  # fmt: skip
+        if row.position in sides[1].nameless:  # here, so that the maps stand on one line
+            _offer_own(sides[1], row)
         st.caption(_alike(sides, row))
     for which, (cell, side) in enumerate(zip(cells, sides, strict=True)):
         with cell:
-            if which and row.position in side.nameless:
-                _offer_own(side, row)
             index = side.index_of(row)
             if index is None:
                 _say_why_not(side, row)
