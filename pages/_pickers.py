@@ -67,7 +67,8 @@ def pick_model() -> str:
     """Draw the choice of model and input size, and return the id of a model that is loaded."""
     _fetch_what_is_wanted()
     labels = model_labels()
-    st.session_state.setdefault("model.choice", _loaded())
+    # The same widget on another page would start with its first option, whatever was chosen here.
+    st.session_state["model.choice"] = _loaded()
     labels.setdefault(st.session_state["model.choice"], st.session_state["model.choice"])
     st.selectbox(
         "Model",
@@ -101,18 +102,18 @@ def _pick_side() -> int | None:
     own = model.input_size[0]
     if len(costs) < 2:
         return None
-    # Streamlit forgets widgets from page to page, so the choice is kept beside it.
+    # As above, so the choice is kept beside the widget and put back before it is drawn.
     kept, key = st.session_state.setdefault("model.sides", {}), f"side.{model_id}"
-    st.session_state.setdefault(key, kept.get(model_id, own))
+    st.session_state[key] = kept.get(model_id, own)
     chosen = st.selectbox(
         "Input size",
         list(costs),
         format_func=lambda side: _size_label(costs[side], own),
         key=key,
+        on_change=lambda: kept.update({model_id: st.session_state[key]}),
         help="A larger input cuts the picture into more and smaller patches. The model was trained "
         f"at {own} px, so at other sizes its answers can be worse; compare them.",
     )
-    kept[model_id] = chosen
     return None if chosen == own else chosen
 
 

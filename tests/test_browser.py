@@ -153,7 +153,7 @@ def number(page, name: str) -> int:
     return int(page.get_by_role("spinbutton", name=name).input_value())
 
 
-def patch_centre(page, panel: int, row: int, col: int, grid=(16, 16)) -> tuple[float, float]:
+def patch_centre(page, panel: int, row: int, col: int, grid=(24, 24)) -> tuple[float, float]:
     box = page.locator(".maps .frame").nth(panel).bounding_box()
     return (box["x"] + box["width"] * (col + 0.5) / grid[1],
             box["y"] + box["height"] * (row + 0.5) / grid[0])

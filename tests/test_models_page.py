@@ -65,12 +65,15 @@ def test_a_file_of_the_local_folder_is_chosen_by_its_name(tmp_path, monkeypatch)
     model_box(at).select("mine.safetensors").run()
     assert not at.error
     assert viewer(at)["grid"] == [4, 4]
+    at.switch_page("attention.py").run()
+    assert model_box(at).value == "mine.safetensors"
+    at.switch_page("compare.py").run()
     model_box(at).select("scenes").run()
-    at.selectbox(key="side.scenes").select(336).run()
+    at.selectbox(key="side.scenes").select(224).run()
     model_box(at).select("mine.safetensors").run()
     assert viewer(at)["grid"] == [4, 4]  # each model has its own size
     model_box(at).select("scenes").run()
-    assert viewer(at)["grid"] == [24, 24]
+    assert viewer(at)["grid"] == [16, 16]
     (tmp_path / "mine.safetensors").unlink()
     _state._large_model.clear()
 
@@ -78,17 +81,27 @@ def test_a_file_of_the_local_folder_is_chosen_by_its_name(tmp_path, monkeypatch)
 def test_a_larger_input_is_the_same_model_with_more_patches(monkeypatch):
     at = opened()
     sizes = at.selectbox(key="side.scenes")
-    assert sizes.value == 224
+    assert sizes.value == 336
     assert [option.split(":")[0] for option in sizes.options] == ["224 px", "336 px", "490 px"]
-    assert "24 × 24, 2.5 × the time" in sizes.options[1]
+    assert "24 × 24 patches" in sizes.options[1]
+    assert "35 × 35, 2.6 × the time" in sizes.options[2]
     before = json.dumps(viewer(at)["panels"][1]["src"])
-    sizes.select(336).run()
-    assert viewer(at)["grid"] == [24, 24]
+    sizes.select(490).run()
+    assert viewer(at)["grid"] == [35, 35]
     assert json.dumps(viewer(at)["panels"][1]["src"]) != before
-    large = _state.get_model("scenes@336")
+    large = _state.get_model("scenes@490")
     assert large.module is _state.get_model("scenes").module
     with pytest.raises(cdam.BadImage):
         _state.get_model("scenes@337")
+
+
+@pytest.mark.parametrize("side", [336, 490])
+def test_the_input_size_stays_from_page_to_page(side):
+    at = opened()
+    at.selectbox(key="side.scenes").select(side).run()
+    for page in ("methods.py", "attention.py", "compare.py"):
+        at.switch_page(page).run()
+        assert at.selectbox(key="side.scenes").value == side
 
 
 def test_only_what_the_administrator_lists_is_offered(monkeypatch):
