@@ -89,9 +89,16 @@ def forget() -> None:
 
 def _put(changed: tuple[Card, ...], label: str) -> None:
     before = cards()
-    steps = [*st.session_state["teach.undo"], (before, label)]
-    st.session_state["teach.undo"] = steps[-MAX_UNDO:]
+    steps = [*st.session_state["teach.undo"], (before, label)][-MAX_UNDO:]
+    while len(steps) > 1 and _pictures_in(steps) > 2 * MAX_PICTURES:
+        steps.pop(0)
+    st.session_state["teach.undo"] = steps
     st.session_state["teach.cards"] = changed
+
+
+def _pictures_in(steps: Sequence[tuple[tuple[Card, ...], str]]) -> int:
+    """How many pictures are kept only so that steps can be taken back."""
+    return len({id(example) for held, _ in steps for card in held for example in card.examples})
 
 
 # ---- what is missing -----------------------------------------------------------------------------

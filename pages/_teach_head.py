@@ -12,6 +12,7 @@ from cdam_core import head
 from cdam_core.concepts import near_duplicates
 from pages import _state
 from pages import _teach_desk as desk
+from pages._gate import slot
 from pages._methods_jobs import Task
 from pages._words import percent, plain
 
@@ -179,4 +180,5 @@ def file_of(outcome: Outcome, model: cdam.VisionModel) -> bytes:
         measured="cross-validated on the pictures it was taught with",
         baseline={"always": name, "top1": share}, simulated=model.simulated,
     )  # fmt: skip
-    return head.to_bytes(model, card)
+    with slot():
+        return head.to_bytes(model, card)

@@ -7,6 +7,7 @@ of their own; the browser test presses the real thing.
 import io
 import json
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -174,6 +175,8 @@ def test_the_comparison_shows_its_classes(taught, expected):
     assert "Simulated" in viewer(at)["scale"]["note"]  # drawings alone were shown to it
     assert "model" not in at.query_params  # such an address would lead nobody there
     at.switch_page(str(FOLDER / "teach.py")).run()
+    assert not at.exception
+    at.selectbox(key="model.choice").set_value("scenes").run()
     assert "Right for" in texts(at)  # nothing is taught twice
     widget(at.button, "teach.forget").click().run()
     assert not at.exception
@@ -249,6 +252,17 @@ def test_a_picture_teaches_one_class_only_and_limits_hold(session):
     assert len(desk.cards()[1].examples) == 1
     desk.remove_example(desk.cards()[1].id, 0, example(90).digest[:16])
     assert not desk.cards()[1].examples
+
+
+def test_steps_to_be_taken_back_hold_no_more_pictures_than_twice_the_limit(session):
+    for step in range(9):
+        one = example(1000 + step)
+        desk.add({f"c{i}": [replace(one, digest=f"{step}.{i}.{j}") for j in range(20)]
+                  for i in range(8)})  # fmt: skip
+        for card in desk.cards():
+            desk.delete(card.id)
+        kept = {id(e) for held, _ in session["teach.undo"] for c in held for e in c.examples}
+        assert 0 < len(kept) <= 2 * desk.MAX_PICTURES
 
 
 def test_of_four_taught_models_the_oldest_goes(session):
