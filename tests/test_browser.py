@@ -286,7 +286,7 @@ def test_a_picture_of_ones_own_survives_going_to_another_page(visit):
     page.get_by_role("spinbutton", name="Row").fill("7")
     page.keyboard.press("Enter")
     expect(page.locator(".maps .selected").first).to_have_attribute(
-        "style", re.compile(r"top: 37\.5%"), timeout=WAIT)
+        "style", re.compile(r"top: 25%"), timeout=WAIT)
     before, question = maps(page).first.get_attribute("src"), heading(page).inner_text()
     page.get_by_role("link", name=PAGES[1].title).click()
     expect(page).to_have_url(re.compile(PAGES[1].url_path), timeout=WAIT)
@@ -344,7 +344,7 @@ def test_a_patch_can_be_chosen_by_keyboard(visit):
     page.get_by_role("spinbutton", name="Row").fill("2")
     page.keyboard.press("Enter")
     expect(page.locator(".maps .selected").first).to_have_attribute(
-        "style", re.compile(r"top: 6\.25%"), timeout=WAIT)
+        "style", re.compile(r"top: 4\.16667%"), timeout=WAIT)
 
 
 def test_hovering_shows_values_and_asks_the_server_nothing(visit):
