@@ -68,7 +68,7 @@ def test_a_drawn_region_is_told_and_goes_into_report_and_zip(visit, tmp_path, ca
     page = visit("/?sample=elephant-zebra&class=zebra&class=elephant")
     page.get_by_role("button", name="Draw a box").click()
     drag(page, 1, [(0.5, 0.375), (0.75, 0.6), (1.0, 1.0)])
-    expect(told(page)).to_contain_text("rows 9–16, columns 7–16", timeout=LONG)
+    expect(told(page)).to_contain_text("rows 13–24, columns 10–24", timeout=LONG)
     expect(told(page)).to_contain_text("of the evidence for zebra")
     assert outline(page)[0] == pytest.approx((0.5, 0.375), abs=0.01)
 
@@ -78,7 +78,7 @@ def test_a_drawn_region_is_told_and_goes_into_report_and_zip(visit, tmp_path, ca
         assert len(document) == 1
         text = " ".join(document[0].get_textpage().get_text_bounded().split())
     assert "Why zebra rather than elephant?" in text
-    assert "Region 1 (box over rows 9–16, columns 7–16)" in text
+    assert "Region 1 (box over rows 13–24, columns 10–24)" in text
 
     zipped = take(page, "All of it", tmp_path)
     assert main(["replay", str(zipped)]) == 0
@@ -86,11 +86,11 @@ def test_a_drawn_region_is_told_and_goes_into_report_and_zip(visit, tmp_path, ca
 
     page.get_by_role("button", name="Draw a lasso").click()
     drag(page, 2, [(0.1, 0.1), (0.1, 0.6), (0.5, 0.6), (0.5, 0.1)])
-    expect(told(page)).to_contain_text("lasso over rows 2–8, columns 2–10", timeout=LONG)
+    expect(told(page)).to_contain_text("lasso over rows 3–12, columns 3–15", timeout=LONG)
     page.get_by_role("button", name="Inspect a patch").click()
     page.mouse.click(*at(page, 1, 0.2, 0.3))
     settle(page)
-    assert page.get_by_role("spinbutton", name="Row").input_value() == "4"
+    assert page.get_by_role("spinbutton", name="Row").input_value() == "5"
     expect(told(page)).to_contain_text("lasso")
 
 
@@ -121,7 +121,7 @@ def test_a_small_drag_is_no_region_and_a_finger_can_draw(visit):
     drag(page, 0, [(0.5, 0.5), (0.502, 0.502)])
     assert outline(page) == []
     drag(page, 0, [(0.25, 0.25), (0.75, 0.5)])
-    expect(told(page)).to_contain_text("rows 5–12, columns 5–8", timeout=LONG)
+    expect(told(page)).to_contain_text("rows 7–18, columns 7–12", timeout=LONG)
 
 
 def test_the_code_and_the_link_of_a_view(visit, base):
