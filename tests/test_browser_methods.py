@@ -64,7 +64,7 @@ def test_cards_come_one_by_one_and_the_pointer_reads_them(visit):
     settle(page)
     expect(button(page, "stop-methods")).to_have_count(0)
     box = page.locator(".card .frame").first.bounding_box()
-    page.mouse.move(box["x"] + box["width"] * 4.5 / 16, box["y"] + box["height"] * 6.5 / 16)
+    page.mouse.move(box["x"] + box["width"] * 4.5 / 24, box["y"] + box["height"] * 6.5 / 24)
     tip = page.locator(".tip:visible")
     expect(tip).to_contain_text("Row 7, column 5")
     model, image = cdam.load_model("scenes"), cdam.open_image(next(iter(samples().values())).file)
