@@ -440,3 +440,30 @@ def test_every_measure_of_the_table(pixels):
         assert math.isfinite(measure.of(result))
         lengths = {len(getattr(result, part)) for part in measure.curve}
         assert len(lengths) <= 1
+
+
+# ---- several targets at the price of one ---------------------------------------------------------
+
+
+def test_several_targets_share_perturbed_images_and_get_the_same_numbers(model, pixels):
+    """Bit by bit what each target gets alone, from half as many images."""
+    scores = np.random.default_rng(3).normal(size=(4, 6))
+    both = benchmarks.Sight(model, pixels, [3, 1], 5.0, seed=2)
+    done = []
+    found = benchmarks.fidelities(both, scores, 8, [4, 0], lambda at, total: done.append(total))
+    bands = benchmarks.random_bands(both, 8, 4)
+    drops = benchmarks.box_drops_of(both, [1, 3], 9)
+    for index, target in enumerate((3, 1)):
+        alone = benchmarks.fidelity(model, pixels, scores, target, 8, 5.0, 2, band=4)
+        np.testing.assert_array_equal(found[index].mif, alone.mif)
+        np.testing.assert_array_equal(found[index].lif, alone.lif)
+        assert asdict(found[index].protocol) == asdict(alone.protocol)
+        np.testing.assert_array_equal(bands[index].mean, alone.band.mean)
+        lost = benchmarks.box_drops(model, pixels, target, [1, 3], 9, 5.0, 2)
+        np.testing.assert_array_equal(drops[index].drops, lost.drops)
+        judged = benchmarks.box_sensitivity(model, pixels, scores, target, drops=lost)
+        again = benchmarks.correlate(drops[index], scores, (4, 6))
+        np.testing.assert_array_equal(again.correlation, judged.correlation)
+    np.testing.assert_array_equal(found[0].band.mean, bands[0].mean)
+    assert found[1].band is None
+    assert set(done) == {2 + 6 * 7}  # both ends, and seven images of six orders

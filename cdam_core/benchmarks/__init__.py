@@ -10,7 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cdam_core.benchmarks.boxes import BoxDrops, BoxSensitivity, box_drops, box_sensitivity
+from cdam_core.benchmarks.boxes import (
+    BoxDrops,
+    BoxSensitivity,
+    box_drops,
+    box_drops_of,
+    box_sensitivity,
+    correlate,
+    random_corners,
+)
 from cdam_core.benchmarks.comparing import (
     AblationCorrelation,
     Discrimination,
@@ -23,11 +31,13 @@ from cdam_core.benchmarks.ordering import (
     Band,
     Fidelity,
     area_percent,
+    fidelities,
     fidelity,
     random_band,
+    random_bands,
     ranking,
 )
-from cdam_core.benchmarks.sight import Protocol, blur, pearson, to_patches
+from cdam_core.benchmarks.sight import Protocol, Sight, blur, pearson, to_patches
 
 
 @dataclass(frozen=True)
@@ -144,17 +154,23 @@ __all__ = [
     "Fidelity",
     "Measure",
     "Protocol",
+    "Sight",
     "ablation_correlation",
     "area_percent",
     "blur",
     "box_discrimination",
     "box_drops",
+    "box_drops_of",
     "box_sensitivity",
     "compactness",
+    "correlate",
+    "fidelities",
     "fidelity",
     "fidelity_discrimination",
     "pearson",
     "random_band",
+    "random_bands",
+    "random_corners",
     "ranking",
     "to_patches",
 ]

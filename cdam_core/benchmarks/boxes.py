@@ -81,7 +81,17 @@ def box_sensitivity(
     """
     if drops is None:
         drops = box_drops(model, pixels, target, sizes, n_boxes, blur_sigma, seed, on_step)
-    grid = model.grid_of(pixels.shape[-2:])
+    return correlate(drops, scores, model.grid_of(pixels.shape[-2:]))
+
+
+def correlate(drops: BoxDrops, scores: np.ndarray, grid: tuple[int, int]) -> BoxSensitivity:
+    """``box_sensitivity`` of a map, given what blurring the boxes costs; asks no model.
+
+    Args:
+        drops: of the image and target.
+        scores: (rows, cols) or (H, W), signed.
+        grid: (rows, cols) of the model's patches.
+    """
     patches = to_patches(scores, grid)
     pairs = zip(drops.sizes, drops.corners, drops.drops, strict=True)
     correlation = np.array(
@@ -102,7 +112,17 @@ def box_drops(
     on_step: OnStep | None = None,
 ) -> BoxDrops:
     """What blurring each of many random boxes costs; arguments as for ``box_sensitivity``."""
-    sight = Sight(model, pixels, target, blur_sigma, seed)
+    sight = Sight.of_one(model, pixels, target, blur_sigma, seed)
+    return box_drops_of(sight, sizes, n_boxes, on_step)[0]
+
+
+def box_drops_of(
+    sight: Sight,
+    sizes: Sequence[int] | None = None,
+    n_boxes: int = 100,
+    on_step: OnStep | None = None,
+) -> list[BoxDrops]:
+    """``box_drops`` for every target of a sight, from the same perturbed images."""
     rows, cols = sight.grid
     sizes = np.arange(1, min(rows, cols)) if sizes is None else np.asarray(sizes, int)
     if not len(sizes) or sizes.min() < 1 or sizes.max() > min(rows, cols):
@@ -111,7 +131,7 @@ def box_drops(
             f"Box sizes {list(map(int, sizes))} arrived for a grid of {rows} x {cols} patches; "
             f"expected sizes from 1 to {min(rows, cols)}.",
         )
-    corners = tuple(random_corners(sight.grid, int(size), n_boxes, seed) for size in sizes)
+    corners = tuple(random_corners(sight.grid, int(size), n_boxes, sight.seed) for size in sizes)
     boxes = [(int(size), *map(int, corner)) for size, each in zip(sizes, corners, strict=True)
              for corner in each]  # fmt: skip
     distinct = list(dict.fromkeys(boxes))
@@ -119,8 +139,11 @@ def box_drops(
     nothing = torch.zeros(sight.size, dtype=torch.bool)
     values = sight.values(chain([nothing], masks), len(distinct) + 1, on_step)
     lost = dict(zip(distinct, values[0] - values[1:], strict=True))
-    drops = np.array([lost[box] for box in boxes]).reshape(len(sizes), n_boxes)
-    return BoxDrops(sizes, corners, tuple(drops), sight.protocol("patch"))
+    drops = np.array([lost[box] for box in boxes]).reshape(len(sizes), n_boxes, -1)
+    return [
+        BoxDrops(sizes, corners, tuple(drops[..., index]), sight.protocol("patch", index))
+        for index in range(len(sight.targets))
+    ]
 
 
 def random_corners(grid: tuple[int, int], size: int, n_boxes: int, seed: int) -> np.ndarray:

@@ -88,28 +88,49 @@ def fidelity(
     Returns:
         ``Fidelity``.
     """
-    sight = Sight(model, pixels, target, blur_sigma, seed)
-    scores, unit = checked_scores(model, sight, scores)
+    sight = Sight.of_one(model, pixels, target, blur_sigma, seed)
+    return fidelities(sight, scores, steps, [band], on_step)[0]
+
+
+def fidelities(
+    sight: Sight,
+    scores: np.ndarray,
+    steps: int = 100,
+    bands: Sequence[int | Band | None] | None = None,
+    on_step: OnStep | None = None,
+) -> list[Fidelity]:
+    """``fidelity`` of one map for every target of a sight, from the same perturbed images.
+
+    Args:
+        sight: image and targets.
+        scores, steps, on_step: as for ``fidelity``.
+        bands: as ``band`` of ``fidelity``, one per target; None: none.
+    """
+    scores, unit = checked_scores(sight.model, sight, scores)
+    bands = bands or [None] * len(sight.targets)
     counts = _counts(scores.size, steps)
-    mif = ranking(scores, seed)
+    mif = ranking(scores, sight.seed)
     orders = [mif, mif[::-1]]
-    if isinstance(band, int) and band > 0:
-        orders += _random_orders(scores.size, band, seed)
+    drawn = max((band for band in bands if isinstance(band, int)), default=0)
+    orders += _random_orders(scores.size, drawn, sight.seed)
     curves = _curves(sight, unit, orders, counts, on_step)
     fractions = counts / scores.size
+    return [
+        _fidelity(sight.protocol(unit, index), fractions, [curve[:, index] for curve in curves],
+                  bands[index])
+        for index in range(len(sight.targets))
+    ]  # fmt: skip
+
+
+def _fidelity(
+    protocol: Protocol, fractions: np.ndarray, curves: Sequence[np.ndarray], band: int | Band | None
+) -> Fidelity:
+    """From the curves of MIF, LIF, and the random orders if there are any."""
     if isinstance(band, int):
-        band = _band(fractions, curves[2:]) if band > 0 else None
-    area_mif, area_lif = (area_percent(fractions, curve) for curve in curves[:2])
-    return Fidelity(
-        fractions,
-        curves[0],
-        curves[1],
-        area_mif,
-        area_lif,
-        area_lif - area_mif,
-        sight.protocol(unit),
-        band,
-    )
+        band = _band(fractions, curves[2 : 2 + band]) if band > 0 else None
+    mif, lif = curves[:2]
+    area_mif, area_lif = area_percent(fractions, mif), area_percent(fractions, lif)
+    return Fidelity(fractions, mif, lif, area_mif, area_lif, area_lif - area_mif, protocol, band)
 
 
 def random_band(
@@ -131,11 +152,26 @@ def random_band(
         seed: of these.
         unit: "patch" | "pixel", what is ranked.
     """
-    sight = Sight(model, pixels, target, blur_sigma, seed)
+    sight = Sight.of_one(model, pixels, target, blur_sigma, seed)
+    return random_bands(sight, steps, rankings, unit, on_step)[0]
+
+
+def random_bands(
+    sight: Sight,
+    steps: int = 100,
+    rankings: int = 10,
+    unit: str = "patch",
+    on_step: OnStep | None = None,
+) -> list[Band]:
+    """``random_band`` for every target of a sight, from the same perturbed images."""
     total = sight.grid[0] * sight.grid[1] if unit == "patch" else sight.size[0] * sight.size[1]
     counts = _counts(total, steps)
-    orders = _random_orders(total, rankings, seed)
-    return _band(counts / total, _curves(sight, unit, orders, counts, on_step))
+    orders = _random_orders(total, rankings, sight.seed)
+    curves = _curves(sight, unit, orders, counts, on_step)
+    return [
+        _band(counts / total, [curve[:, index] for curve in curves])
+        for index in range(len(sight.targets))
+    ]
 
 
 def ranking(scores: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -174,12 +210,13 @@ def _curves(
     counts: np.ndarray,
     on_step: OnStep | None,
 ) -> list[np.ndarray]:
-    """The value after perturbing the first ``counts`` of every order; no image is run twice."""
+    """(steps + 1, T) after perturbing the first ``counts`` of every order; no image runs twice."""
     wanted, where = np.unique(counts, return_inverse=True)
     inner = [(order, count) for order in range(len(orders)) for count in wanted[1:-1]]
     ranks = [sight.to_pixels(np.argsort(order), unit) for order in orders]
     masks = (ranks[order] < int(count) for order, count in inner)
     ends = [torch.zeros_like(ranks[0], dtype=torch.bool), torch.ones_like(ranks[0], dtype=bool)]
     values = sight.values(chain(ends, masks), len(inner) + 2, on_step)
-    empty, full, rest = values[0], values[1], values[2:].reshape(len(orders), len(wanted) - 2)
-    return [np.concatenate([[empty], row, [full]])[where] for row in rest]
+    empty, full = values[:1], values[1:2]
+    rest = values[2:].reshape(len(orders), len(wanted) - 2, -1)
+    return [np.concatenate([empty, each, full])[where] for each in rest]

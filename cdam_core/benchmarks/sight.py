@@ -46,30 +46,51 @@ class Protocol:
 
 
 class Sight:
-    """One image, its blurred twin, and the value of a target on mixtures of the two."""
+    """One image, its blurred twin, and the values of targets on mixtures of the two.
+
+    Args:
+        model: adapted ViT.
+        pixels: (1, 3, H, W), normalised.
+        target: one, or a list: the same perturbed images then answer for all of them.
+        blur_sigma: of the blur that takes the place of pixels, in pixels.
+        seed: of random orders and boxes.
+    """
 
     def __init__(
-        self, model: VisionModel, pixels: Tensor, target: Target, blur_sigma: float, seed: int
+        self,
+        model: VisionModel,
+        pixels: Tensor,
+        target: Target,
+        blur_sigma: float = 14.0,
+        seed: int = 0,
     ):
         self.model, self.seed, self.blur_sigma = model, seed, float(blur_sigma)
         self.targets = resolve(model, target)
-        if len(self.targets) != 1:
-            raise BadTarget(
-                "wrong-type",
-                f"{len(self.targets)} targets arrived; a map is judged by one target at a time.",
-            )
-        self.value = float(model.values(model.encode(pixels), self.targets)[0])  # checks pixels
+        self.undisturbed = model.values(model.encode(pixels), self.targets).tolist()  # checks both
         self.pixels = as_pixels(model, pixels)
         self.blurred = blur(self.pixels, blur_sigma)
         self.size = tuple(self.pixels.shape[-2:])
         self.grid = model.grid_of(self.size)
 
-    def protocol(self, unit: str) -> Protocol:
-        """What was done here."""
+    @classmethod
+    def of_one(
+        cls, model: VisionModel, pixels: Tensor, target: Target, blur_sigma: float, seed: int
+    ) -> "Sight":
+        """The same for exactly one target; ``BadTarget`` for more."""
+        sight = cls(model, pixels, target, blur_sigma, seed)
+        if len(sight.targets) != 1:
+            raise BadTarget(
+                "wrong-type",
+                f"{len(sight.targets)} targets arrived; a map is judged by one target at a time.",
+            )
+        return sight
+
+    def protocol(self, unit: str, target: int = 0) -> Protocol:
+        """What was done here, for one of the targets."""
         return Protocol(
-            self.targets.descriptions[0],
-            self.targets.labels[0],
-            self.value,
+            self.targets.descriptions[target],
+            self.targets.labels[target],
+            self.undisturbed[target],
             self.model.id,
             unit,
             "gaussian blur",
@@ -94,13 +115,13 @@ class Sight:
         return mask
 
     def values(self, masks: Iterable[Tensor], total: int, on_step: OnStep | None) -> np.ndarray:
-        """(total,) values of the image with the masked pixels blurred, in batches."""
+        """(total, T) values of the image with the masked pixels blurred, in batches."""
         size = images_per_batch(self.model, self.size, with_graph=False)
         masks, found, done = iter(masks), [], 0
         while batch := list(islice(masks, size)):
             mask = torch.stack(batch).to(self.pixels.device)[:, None]
             mixed = torch.where(mask, self.blurred, self.pixels)
-            found.append(values_of_pixels(self.model, mixed, self.targets)[:, 0].double().cpu())
+            found.append(values_of_pixels(self.model, mixed, self.targets).double().cpu())
             done += len(batch)
             if on_step:
                 on_step(done, total)
