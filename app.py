@@ -9,9 +9,9 @@ import contextlib
 import os
 from collections.abc import AsyncIterator
 
-# Read when the libraries are loaded. One thread per job serves several visitors best; a model hub
+# Read when the libraries are loaded. One thread per job, unless the gate gives it more; a model hub
 # that does not answer must not hold a visitor for minutes.
-os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 

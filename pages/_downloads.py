@@ -12,6 +12,7 @@ import streamlit as st
 
 from cdam_core.methods import METHODS
 from cdam_core.pictures import panel
+from pages import _gate
 from pages._panels import Shown, beyond_scale
 from pages._words import file_name
 
@@ -94,6 +95,6 @@ def buttons(
     with st.container(horizontal=True):
         for label, suffix, mime, make in offers:
             st.download_button(
-                label, make, file_name(list(parts), suffix), mime, on_click="ignore",
-                icon=":material/download:", key=f"{page}.download.{suffix}",
+                label, _gate.on_behalf(make), file_name(list(parts), suffix), mime,
+                on_click="ignore", icon=":material/download:", key=f"{page}.download.{suffix}",
             )  # fmt: skip

@@ -1,33 +1,273 @@
-"""The one gate in front of all computing: a few jobs at a time, the rest wait their turn."""
+"""The one gate in front of all computing: a few jobs at a time, the rest wait in one fair line.
 
-import os
+Who came first is served first, except that nobody may have more than a few jobs at work at once. A
+long job goes to the end of the line between its steps, so that a short one never waits for all of
+it. Each job computes with one thread; one that is alone, with nobody waiting, takes all cores.
+"""
+
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any
 
-SLOTS = max(1, (os.cpu_count() or 2) - 1)
-PATIENCE = 30  # seconds that a job waits before the visitor is asked to try again
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-_free = threading.BoundedSemaphore(SLOTS)
+from cdam_core import threads
+
+TICK = 0.1  # seconds between two looks at whether a waiting job is still wanted
 
 
 class Busy(Exception):
-    """All slots stayed taken; the message is for the visitor."""
+    """There is no place here now; the message is for the visitor."""
 
-    def __init__(self):
-        super().__init__("Many people are computing here right now. Please try again in a minute.")
+    def __init__(self, text: str = "Many people are computing here right now."):
+        super().__init__(f"{text} Please try again in a minute.")
 
 
-@contextmanager
-def slot() -> Iterator[None]:
-    """Hold one of the slots while computing.
+@dataclass(frozen=True)
+class Limits:
+    """How much is computed at once.
+
+    Attributes:
+        cores: of the processor, for all jobs together.
+        waiting: jobs in the line; one more is refused.
+        jobs_per_user: of one visitor that are at work at once.
+        waiting_per_user: of one visitor in the line.
+        patience: seconds in the line after which a job is refused.
+    """
+
+    cores: int = field(default_factory=threads.cores)
+    waiting: int = 40
+    jobs_per_user: int = 2
+    waiting_per_user: int = 6
+    patience: float = 120.0
+
+    @property
+    def slots(self) -> int:
+        """Jobs at work at once: one core is left to answer clicks."""
+        return max(1, self.cores - 1)
+
+
+class Turn:
+    """One job at the gate: outside, in the line, or at work. ``with turn:`` waits, then works.
+
+    Args:
+        gate: where it waits.
+        owner: the visitor; None: the server itself.
+        check: called while it waits; what it raises takes the job out of the line.
+    """
+
+    def __init__(self, gate: "Gate", owner: str | None, check: Callable[[], None]):
+        self.owner = owner
+        self.check = check
+        self._gate = gate
+
+    @property
+    def position(self) -> int:
+        """Place in the line, 1 is next; 0 when it is at work, or not there."""
+        return self._gate.position(self)
+
+    def __enter__(self) -> "Turn":
+        """Wait for a slot.
+
+        Raises:
+            Busy: the line is full, or did not move for too long.
+            BaseException: what ``check`` raises.
+        """
+        self._gate.enter(self)
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._gate.leave(self)
+
+    def step(self) -> None:
+        """Let those go first who came in the meantime; called in the thread that computes.
+
+        Raises:
+            BaseException: what ``check`` raises.
+        """
+        self._gate.step(self)
+
+
+class Gate:
+    """The line and who is at work.
+
+    Args:
+        limits: how much at once.
+    """
+
+    def __init__(self, limits: Limits | None = None):
+        self.limits = limits or Limits()
+        self._changed = threading.Condition()
+        self._line: list[Turn] = []
+        self._at_work: list[Turn] = []
+        self._closed = False
+
+    # ---- what can be seen --------------------------------------------------------------------
+
+    def position(self, turn: Turn) -> int:
+        """Place of a job in the line, 1 is next; 0 when it is not in it."""
+        with self._changed:
+            return self._line.index(turn) + 1 if turn in self._line else 0
+
+    def counts(self) -> tuple[int, int]:
+        """How many are at work and how many wait."""
+        with self._changed:
+            return len(self._at_work), len(self._line)
+
+    # ---- one job -----------------------------------------------------------------------------
+
+    def turn(
+        self, owner: str | None = None, check: Callable[[], None] = lambda: None
+    ) -> Turn:
+        """A job that is not in the line yet."""
+        return Turn(self, owner, check)
+
+    def enter(self, turn: Turn) -> None:
+        """Wait for one's turn and take a slot."""
+        self._queue(turn)
+        try:
+            self._wait(turn, self.limits.patience)
+        except BaseException:
+            self.leave(turn)
+            raise
+
+    def leave(self, turn: Turn) -> None:
+        """Give the slot back."""
+        with self._changed:
+            for place in (self._line, self._at_work):
+                if turn in place:
+                    place.remove(turn)
+            self._changed.notify_all()
+        threads.use(1)
+
+    def step(self, turn: Turn) -> None:
+        """Go to the end of the line, if anybody stands there; never refused."""
+        turn.check()
+        with self._changed:
+            if self._line:
+                self._at_work.remove(turn)
+                self._line.append(turn)
+                self._changed.notify_all()
+        self._wait(turn, None)
+
+    def _queue(self, turn: Turn) -> None:
+        with self._changed:
+            if self._closed:
+                raise Busy("This server is about to stop.")
+            own = [each for each in self._line if each.owner == turn.owner]
+            if turn.owner is not None and len(own) >= self.limits.waiting_per_user:
+                raise Busy("You have many jobs waiting here already.")
+            if len(self._line) >= self.limits.waiting:
+                raise Busy
+            self._line.append(turn)
+
+    def _wait(self, turn: Turn, patience: float | None) -> None:
+        """Until it is at work, and then take the threads that it may."""
+        came = time.monotonic()
+        with self._changed:
+            while turn not in self._at_work and not self._admit(turn):
+                self._changed.wait(TICK)
+                if patience is not None:  # it has not begun
+                    self._lose_patience(time.monotonic() - came > patience)
+                if turn not in self._at_work:
+                    self._without_lock(turn.check)
+            count = self.limits.cores if self._is_alone() else 1
+        threads.use(count)
+
+    def _lose_patience(self, is_late: bool) -> None:
+        if self._closed:
+            raise Busy("This server is about to stop.")
+        if is_late:
+            raise Busy
+
+    def _admit(self, turn: Turn) -> bool:
+        """Put it to work if it is the first who may."""
+        if len(self._at_work) >= self.limits.slots or self._first() is not turn:
+            return False
+        self._line.remove(turn)
+        self._at_work.append(turn)
+        self._changed.notify_all()
+        return True
+
+    def _first(self) -> Turn | None:
+        """The first of the line whose visitor has not all the jobs at work that one may have."""
+        owners = [each.owner for each in self._at_work]
+        return next((each for each in self._line if each.owner is None
+                     or owners.count(each.owner) < self.limits.jobs_per_user), None)  # fmt: skip
+
+    def _is_alone(self) -> bool:
+        return len(self._at_work) == 1 and not self._line
+
+    def _without_lock(self, check: Callable[[], None]) -> None:
+        self._changed.release()
+        try:
+            check()
+        finally:
+            self._changed.acquire()
+
+    # ---- the end -----------------------------------------------------------------------------
+
+    def close(self, patience: float) -> bool:
+        """Admit nobody any more, and wait until those inside are done; whether they all were."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            return self._changed.wait_for(
+                lambda: not (self._at_work or self._line), timeout=patience
+            )
+
+
+gate = Gate()
+_visitor: ContextVar[str | None] = ContextVar("visitor", default=None)
+
+
+def owner() -> str | None:
+    """The visitor for whom this thread works, by name or else by session; None: nobody's."""
+    context = get_script_run_ctx(suppress_warning=True)
+    if context is None:
+        return _visitor.get()
+    name = (context.user_info or {}).get("email") or (context.user_info or {}).get("name")
+    return f"user {name}" if name else f"session {context.session_id}"
+
+
+def on_behalf(work: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function for another thread, where it counts as this visitor's."""
+    who = owner()
+
+    @wraps(work)
+    def run(*arguments: Any) -> Any:
+        token = _visitor.set(who)
+        try:
+            return work(*arguments)
+        finally:
+            _visitor.reset(token)
+
+    return run
+
+
+def still_wanted() -> None:
+    """End this run here if the visitor has clicked on, or left.
 
     Raises:
-        Busy: none became free in time.
+        BaseException: Streamlit's own, which ends a run.
     """
-    if not _free.acquire(timeout=PATIENCE):
-        raise Busy
-    try:
-        yield
-    finally:
-        _free.release()
+    if (context := get_script_run_ctx(suppress_warning=True)) is not None:
+        context.yield_check()
+
+
+def slot() -> Turn:
+    """What a page computes under: entering waits for a place, leaving gives it back.
+
+    Raises:
+        Busy: there is no place now.
+    """
+    return gate.turn(owner(), still_wanted)
+
+
+def waiting_words(position: int) -> str:
+    """What a visitor reads of a place in the line."""
+    return "next in line" if position == 1 else f"{position - 1} before you in line"

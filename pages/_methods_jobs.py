@@ -10,20 +10,18 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
 
 import cdam_core as cdam
-from pages import _state
+from pages import _gate, _state
 from pages._errors import error_id
-from pages._gate import Busy, slot
+from pages._gate import Busy
 
 TICK = 0.1  # seconds between two looks at a running job
 UNWATCHED = 5.0  # seconds without a look after which a job gives up
-PATIENCE = 120.0  # seconds that a job waits at the gate; its visitor sees that and can cancel
 
 OnStep = Callable[[int, int], None]
 
@@ -68,7 +66,6 @@ class Job:
         result: the answer.
         error: what went wrong instead.
         stopped: whether it was told to end.
-        is_waiting: whether it stands at the gate.
     """
 
     def __init__(self, task: Task, after: "Job | None" = None):
@@ -79,9 +76,13 @@ class Job:
         self.error: Exception | None = None
         self.started = self._seen = time.monotonic()
         self.stopped = False
-        self.is_waiting = True
-        self._gate = ExitStack()
+        self._turn = _gate.gate.turn(_gate.owner(), self._check)
         threading.Thread(target=self._run, args=(task.work, after), daemon=True).start()
+
+    @property
+    def position(self) -> int:
+        """Place in the line at the gate, 1 is next; 0 when it is at work."""
+        return self._turn.position
 
     def wait(self) -> bool:
         """Look at it for one tick; True when it is finished."""
@@ -94,10 +95,11 @@ class Job:
 
     def _run(self, work: Callable[[OnStep], Any], after: "Job | None") -> None:
         try:
-            if after is not None:  # it holds the gate; being impatient with oneself helps nobody
+            if after is not None:  # being impatient with oneself helps nobody
                 after.finished.wait()
-            with self._gate:
-                self._enter()
+            self._check()
+            with self._turn:
+                self._check()
                 self.result = work(self._on_step)
         except Exception as error:
             self.error = error
@@ -106,27 +108,12 @@ class Job:
 
     def _on_step(self, done: int, total: int) -> None:
         self.done, self.total = done, total
+        self._turn.step()  # whoever waits at the gate may go first
         self._check()
-        self._gate.close()  # whoever waits at the gate may go first
-        self._enter()
 
     def _check(self) -> None:
         if self.stopped or time.monotonic() - self._seen > UNWATCHED:
             raise GivenUp
-
-    def _enter(self) -> None:
-        came, self.is_waiting = time.monotonic(), True
-        while True:
-            try:
-                self._gate.enter_context(slot())
-            except Busy:
-                self._check()
-                if time.monotonic() - came > PATIENCE:
-                    raise
-            else:
-                break
-        self.is_waiting = False
-        self._check()
 
 
 def run(
@@ -202,8 +189,8 @@ def _progress_text(task: Task, job: Job, number: int, count: int) -> str:
     seconds = time.monotonic() - job.started
     steps = f", step {job.done} of {job.total}" if job.total else ""
     clock = f", {seconds:.0f} s" if seconds >= 1 else ""
-    if job.is_waiting and seconds >= 1:
-        clock = ", waiting for its turn"
+    if place := job.position:
+        clock = f", {_gate.waiting_words(place)}"
     return f"{number + 1} of {count}: {task.label}{steps}{clock}"
 
 

@@ -1,7 +1,6 @@
 """The page "Compare classes" with every method: what it shows, how it says it, and slow ones."""
 
 import json
-import threading
 import time
 
 import numpy as np
@@ -27,6 +26,7 @@ from pages import (
 )
 from pages._samples import samples
 from tests.conftest import SIZE, tiny_late_vit, tiny_vit
+from tests.test_gate import one_slot
 from tests.test_methods_page import cards
 from tests.test_methods_page import opened as methods_page
 from tests.test_pages import FRAME, component, opened, picture_of, viewer, widget
@@ -326,9 +326,7 @@ def test_a_method_that_cannot_answer_says_so_and_the_page_stays(monkeypatch, met
 
 def test_a_busy_server_is_said_in_place(monkeypatch):
     at = opened(**{"class": list(PAIR)})
-    monkeypatch.setattr(_gate, "_free", threading.BoundedSemaphore(1))
-    monkeypatch.setattr(_gate, "PATIENCE", 0.05)
-    monkeypatch.setattr(_methods_jobs, "PATIENCE", 0.1)
+    one_slot(monkeypatch, patience=0.1)
     with _gate.slot():
         at.selectbox(key="method").select("rollout").run()
         assert "Many people" in at.warning[0].value

@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import re
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from cdam_core.models import imagenet_names
 from cdam_core.pictures import PALETTES
 from pages import _errors, _frame, _gate, _links, _pickers, _state, _words
 from pages._samples import samples
+from tests.test_gate import one_slot
 
 FOLDER = Path(pages.__file__).parent
 FRAME = FOLDER / "_frame.py"
@@ -550,8 +550,7 @@ def test_every_row_of_the_table_is_a_page():
 
 
 def test_the_gate_lets_a_few_in_and_tells_the_others(monkeypatch):
-    monkeypatch.setattr(_gate, "_free", threading.BoundedSemaphore(1))
-    monkeypatch.setattr(_gate, "PATIENCE", 0.05)
+    one_slot(monkeypatch, patience=0.05)
     with _gate.slot(), pytest.raises(_gate.Busy), _gate.slot():
         pass
     with pytest.raises(ZeroDivisionError), _gate.slot():
