@@ -6,6 +6,7 @@ directory claims, and arrays are read without pickle.
 """
 
 import io
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -86,8 +87,8 @@ def unpack_arrays(content: bytes) -> dict[str, np.ndarray]:
     members = unpack(content)
     try:
         return {name.removesuffix(".npy"): _array(member) for name, member in members.items()}
-    except (ValueError, TypeError, EOFError, KeyError, MemoryError, SyntaxError,
-            RecursionError):  # fmt: skip
+    except (ValueError, TypeError, EOFError, KeyError, MemoryError, SyntaxError, RecursionError,
+            tokenize.TokenError):  # fmt: skip
         raise BadRecord("damaged", "The scores are no plain arrays of numbers; expected the NPZ "
                         "file that this program writes.") from None  # fmt: skip
 

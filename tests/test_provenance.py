@@ -310,9 +310,10 @@ def pickled():
     return buffer.getvalue()
 
 
-def claiming(shape, dtype="<f4"):
+def claiming(shape, dtype="<f4", end="}"):
     """An NPZ whose header claims more than follows."""
-    header = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}}}".ljust(117) + "\n"
+    header = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}{end}"
+    header = header.ljust(117) + "\n"
     content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + b"\0" * 8
     return archive.pack({"scores.npy": content, "rest.npy": content, "values.npy": content})
 
@@ -336,6 +337,7 @@ def hostile():
     yield "later", lambda c: repacked(c, format="cdam-explanation-2"), "other-version"
     yield "pickle", lambda c: repacked(c, {"scores.npz": pickled()}), "damaged"
     yield "huge", lambda c: repacked(c, {"scores.npz": claiming((10**9, 10**9))}), "damaged"
+    yield "open", lambda c: repacked(c, {"scores.npz": claiming((1,), end="")}), "damaged"
     yield "ints", lambda c: repacked(c, {"scores.npz": claiming((1,), "<i8")}), "damaged"
     yield "no npz", lambda c: repacked(c, {"scores.npz": b"x"}), "unreadable"
     yield "changed", lambda c: swapped(c, "patches.csv", b"other"), "damaged"
