@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.sync.client import connect
@@ -21,6 +22,8 @@ ANYWAY = "Show the maps anyway"
 UPLOAD = "Open your own picture"
 MAPS = "shown"  # the entry of the viewer's data that holds the numbers of its maps
 PATIENCE = 120.0  # seconds for one answer
+
+urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # certificates of tests
 
 
 class Refused(Exception):
@@ -37,7 +40,6 @@ class Screen:
         maps: data of the viewer, with the numbers of every patch.
         drawn: how often maps have arrived.
         sentences: texts of alerts, the newest last.
-        is_reset: whether the server said that it does not know this visit any more.
     """
 
     choices: dict[str, Any] = field(default_factory=dict)
@@ -120,10 +122,8 @@ class Visitor:
 
     def put(self, path: str, content: bytes, name: str) -> requests.Response:
         """Send a file to the address that the server gave."""
-        parts = urlsplit(self.url)
         reply = self.http.put(
-            f"{parts.scheme}://{parts.netloc}/{path.lstrip('/')}" if not path.startswith("http")
-            else path,
+            f"{self.url}/{path.lstrip('/')}",
             files={name: (name, content, "image/png")},
             headers={"X-Xsrftoken": self._xsrf}, timeout=PATIENCE,
         )  # fmt: skip
