@@ -90,4 +90,4 @@ class BadScan(CdamError):
     """A CT scan, or a set of annotations of one, that no crop can be taken from."""
 
     REASONS = ("not-found", "damaged", "unreadable", "compressed", "geometry", "missing-slices",
-               "wrong-type")  # fmt: skip
+               "wrong-type", "empty", "too-large", "truncated")  # fmt: skip

@@ -226,8 +226,11 @@ class VisionModel:
         """Is the image far from what the model was trained on? None: not known for this model."""
         if self.bank is None:
             return None
-        latents, _ = self._answers(encoding.tokens, encoding.grid)
-        return bool(self.bank.is_unfamiliar(latents[0].float().cpu().numpy()))
+        return bool(self.bank.is_unfamiliar(self.latent(encoding).float().cpu().numpy()))
+
+    def latent(self, encoding: Encoding) -> Tensor:
+        """(d,) what ``embed`` gives, of an encoded image."""
+        return self._answers(encoding.tokens, encoding.grid)[0][0]
 
     def last_norm(self, tokens: Tensor) -> Tensor:
         """T: tokens (B, M, d) entering the last block, after its first LayerNorm."""

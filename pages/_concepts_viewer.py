@@ -37,7 +37,7 @@ class Thumb:
 
 def crop(
     src: str, label: str, key: str, on_box: Callable[[], None],
-    planned: tuple[float, float, float, float] | None = None,
+    planned: tuple[float, float, float, float] | None = None, wide: bool = False,
 ) -> None:
     """A picture to draw a box on.
 
@@ -48,8 +48,10 @@ def crop(
             fractions of the picture.
         on_box: called when a box has been drawn.
         planned: a box to show dashed.
+        wide: as wide as the page, and for small boxes, too.
     """
-    data = {"src": src, "label": label, "planned": list(planned) if planned else None}
+    data = {"src": src, "label": label, "planned": list(planned) if planned else None,
+            "wide": wide}  # fmt: skip
     _crop(key=key, data=data, on_box_change=on_box)
 
 
@@ -72,7 +74,7 @@ def thumbs(
         label: read out for all of them.
         key: of the widget; ``st.session_state[key]["choose"]`` or ``["remove"]`` is an id.
         kind: "list" (look, remove) | "choice" (one is chosen) | "buttons" (each can be pressed).
-        size: "small" | "medium" | "cards" | "large".
+        size: "small" | "medium" | "cards" | "pairs" (strips of two) | "large".
         title: printed above; empty for none.
         chosen: id of the chosen one.
         removable: a list with a cross on every picture.

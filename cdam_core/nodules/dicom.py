@@ -171,7 +171,7 @@ class _Headers:
 
     def _read(self, path: Path) -> None:
         try:
-            with _quietly():
+            with quietly():
                 dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=HEADERS)
                 modality = dataset.get("Modality")
         except InvalidDicomError:
@@ -184,7 +184,7 @@ class _Headers:
             self.odd["are of another modality than CT"] += 1
             return
         try:
-            with _quietly():
+            with quietly():
                 self.series[str(dataset.SeriesInstanceUID)].append(_slice(dataset, path))
         except Exception:  # values of the wrong type or number, missing ones, unknown syntaxes
             self.odd["are CT without a usable position, orientation or spacing"] += 1
@@ -198,7 +198,8 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
+    """Keep pydicom's warnings to itself while reading."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -285,7 +286,7 @@ def _hounsfield(path: Path) -> np.ndarray:
         BadScan: "unreadable".
     """
     try:
-        with _quietly():
+        with quietly():
             dataset = pydicom.dcmread(path)
             stored = dataset.pixel_array.astype(np.float32)
             slope = float(dataset.get("RescaleSlope", 1))

@@ -24,7 +24,9 @@ class Card {
   }
 
   layout() {
-    layOut(this.panels, this.figures.length, this.root.clientWidth, 125);
+    const width = this.root.clientWidth;
+    const smallest = width < 640 ? 125 : this.data.smallest || 125;
+    layOut(this.panels, this.figures.length, width, smallest);
   }
 
   newFigure() {

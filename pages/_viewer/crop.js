@@ -1,7 +1,9 @@
 // A picture on which a box is drawn by mouse, pen or finger; the box is sent once, on release.
 // Number inputs beside it do the same by keyboard and show up here as a dashed box.
 
-const SMALLEST = 0.02; // share of a side: anything less is a click, not a box
+// Shares of a side: anything less is a click, not a box.
+const SMALLEST = 0.02;
+const SMALLEST_WIDE = 0.004; // a nodule of 3 mm in a slice of 400 mm is a box
 
 class Crop {
   constructor(parent) {
@@ -23,6 +25,8 @@ class Crop {
 
   update(data, send) {
     this.send = send;
+    this.root.classList.toggle("wide", Boolean(data.wide));
+    this.smallest = data.wide ? SMALLEST_WIDE : SMALLEST;
     this.frame.setAttribute("aria-label", data.label);
     if (this.img.src !== data.src) {
       this.img.src = data.src;
@@ -70,7 +74,7 @@ class Crop {
     if (!this.start) return;
     const box = this.box(event);
     this.start = null;
-    if (box[2] - box[0] < SMALLEST || box[3] - box[1] < SMALLEST) this.stop();
+    if (box[2] - box[0] < this.smallest || box[3] - box[1] < this.smallest) this.stop();
     else this.send("box", box);
   }
 
