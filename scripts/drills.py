@@ -139,7 +139,7 @@ def model(folder: Path) -> str:
         require(said, "nothing is said")
         require(visitor.screen.maps is None, "maps without weights")
         silent(app)
-    return f"the page says: {said[-1]!r}"
+    return "the page says: " + said[-1].replace("\\", "")
 
 
 def home(folder: Path) -> str:

@@ -8,6 +8,7 @@ browser uploads them. Nothing here knows the app's code, only what it sends.
 import base64
 import json
 import uuid
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -68,11 +69,12 @@ class Visitor:
         self._get("/_stcore/health")
         self._xsrf = self.http.cookies.get("_streamlit_xsrf", "")
         self._session, self._hash, self._set = "", "", {}
-        self._socket = self._connect()
+        self._open = ExitStack()
+        self._socket = self._open.enter_context(self._connect())
 
     def close(self) -> None:
         """Close the tab."""
-        self._socket.close()
+        self._open.close()
         self.http.close()
 
     def _get(self, path: str) -> requests.Response:
