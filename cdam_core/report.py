@@ -98,6 +98,10 @@ def report(
     regions: Sequence[Region] = (),
     measures: Mapping[str, Sequence[float]] | None = None,
     page: str = "A4",
+    question: str = "",
+    picture: Image.Image | None = None,
+    stamp: tuple[str, str] | None = None,
+    said: Sequence[str] = (),
 ) -> bytes:
     """One page about one picture.
 
@@ -114,6 +118,10 @@ def report(
         measures: name -> number per map in order, NaN where it is not known; the first
             ``MAX_MEASURES`` are shown.
         page: a key of ``PAGES``.
+        question: the title; empty: from the first targets.
+        picture: shown first in place of what the model saw, such as the same with a scale on it.
+        stamp: head and note in the corner, in place of that of simulated data.
+        said: sentences before those on where the evidence lies.
 
     Returns:
         The bytes of a PDF with one page.
@@ -130,9 +138,11 @@ def report(
     view = model.fit(image, fit, zoom=pictures.view_zoom(model.input_size)).image
     with _lock:
         sheet = _Sheet(page, f"{METHODS[explanations[0].method].label}, model {model.id}")
-        sheet.header(_question(found), explanations[0].simulated, record["simulated_note"])
-        sheet.top(_with_regions(view, regions), model, logits, _sentences(found, regions),
-                  explanations[0].grid)  # fmt: skip
+        if stamp is None and explanations[0].simulated:
+            stamp = ("SIMULATED DATA", record["simulated_note"] or "")
+        sheet.header(question or _question(found), stamp)
+        sheet.top(_with_regions(picture or view, regions), model, logits,
+                  [*said, *_sentences(found, regions)], explanations[0].grid)  # fmt: skip
         rows = _table(found[:MAX_MAPS], regions[:MAX_REGIONS], measures or {})
         sheet.maps(view, found, drawing, regions, room_below=_table_height(rows))
         sheet.table(rows)
@@ -255,19 +265,19 @@ class _Sheet:
 
     # ---- parts -----------------------------------------------------------------------------------
 
-    def header(self, question: str, simulated: bool, note: str | None) -> None:
-        """The question, and the stamp of simulated data."""
-        stamp = 190.0 if simulated else 0.0
+    def header(self, question: str, stamped: tuple[str, str] | None) -> None:
+        """The question, and a stamp, such as that of simulated data: head and note."""
+        stamp = 190.0 if stamped else 0.0
         self.text("CDAM Explorer · what speaks for and against an answer", MARGIN, self.y, 340, 10,
                   size=7.5, grey=True)  # fmt: skip
         self.text(_short(question, 120), MARGIN, self.y - 11, self.inner - stamp - GAP, 30,
                   size=15, bold=True)  # fmt: skip
-        if simulated:
+        if stamped:
             left = self.width - MARGIN - stamp
             self.canvas.setLineWidth(1.5)
             self.canvas.rect(left, self.y - 36, stamp, 36)
-            self.text("SIMULATED DATA", left + 6, self.y - 5, stamp - 12, 14, size=11, bold=True)
-            self.text(_short(note or "", 90), left + 6, self.y - 19, stamp - 12, 16, size=7)
+            self.text(stamped[0], left + 6, self.y - 5, stamp - 12, 14, size=11, bold=True)
+            self.text(_short(stamped[1], 90), left + 6, self.y - 19, stamp - 12, 16, size=7)
         self.y -= HEADER
 
     def top(

@@ -9,6 +9,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pypdfium2 as pdfium
 import pytest
 from PIL import Image, ImageDraw
 from streamlit.testing.v1 import AppTest
@@ -23,7 +24,7 @@ from cdam_core.nodules.crops import MIDDLE, Plane
 from cdam_core.nodules.curves import Curves
 from cdam_core.nodules.outlines import agreement
 from pages import _nodules_case as cases
-from pages import _nodules_maps, _nodules_pick, _nodules_slices, _nodules_words
+from pages import _nodules_files, _nodules_maps, _nodules_pick, _nodules_slices, _nodules_words
 from tests.scans import write_series
 from tests.test_pages import FOLDER, component
 
@@ -355,6 +356,28 @@ def test_real_scans_are_offered_only_where_the_administrator_names_a_folder(
     data = np.frombuffer(base64.b64decode(slices["values"]), "<i2").reshape(64, 64, 64)
     np.testing.assert_allclose(data, volume, atol=0.51)
     assert "SECRET" not in text_of(at)
+
+
+# ---- files ---------------------------------------------------------------------------------------
+
+
+def test_reports_hold_values_readers_stamp_and_banner(nodule, asked):
+    case = cases.bundled_case("ratings", nodule.id)
+    seen = _nodules_maps.Seen(case, MIDDLE, cases.answer(case), _nodules_maps.Look())
+    words = {}
+    for model_id in (cases.MALIGNANCY, cases.MARKERS):
+        pages = pdfium.PdfDocument(_nodules_files.report(seen, model_id))
+        assert len(pages) == 1
+        words[model_id] = " ".join(pages[0].get_textpage().get_text_range().split())
+        assert "SIMULATED CT" in words[model_id]
+        assert "every grey value is computed" in words[model_id]
+        assert f"nodule {nodule.id}" in words[model_id]
+    for name, value in zip(BIOMARKERS, asked[1].values, strict=True):
+        row = f"{name} {value:+.2f}".replace("-", "−")
+        assert row in words[cases.MARKERS]
+        assert f"{nodule.biomarkers[name]:.2f}" in words[cases.MARKERS]
+    assert f"{abs(asked[0].values[0]):.2f}" in words[cases.MALIGNANCY]
+    assert "simulated" in "_".join(_nodules_files.name_parts(seen))
 
 
 # ---- words ---------------------------------------------------------------------------------------
