@@ -39,6 +39,7 @@ import cdam_core as cdam  # noqa: E402
 from cdam_core import checkpoints, concepts, images, replaying  # noqa: E402
 from cdam_core.files import write_atomically  # noqa: E402
 from cdam_core.nodules import dicom  # noqa: E402
+from cdam_core.nodules.own import open_own  # noqa: E402
 from scripts.fuzz_files import Draw, Files, all_files, damaged  # noqa: E402
 
 # Kind -> (of 20 cases, MB of memory that reading one may take). A picture of 40 million pixels
@@ -142,12 +143,21 @@ def read_image(content: bytes, path: Path) -> None:
 
 
 def read_slice(content: bytes, path: Path) -> None:
-    """As a folder of scans is read: headers first, then the pixels of what looks like CT."""
+    """As a visitor's own slice is opened, and as a folder of scans is read, headers first."""
+    refused = None
+    try:
+        scan = open_own([content])
+        assert np.isfinite(scan.values).all()
+        assert len(scan.digest) == 64
+    except cdam.CdamError as error:  # the other reader may still take it
+        refused = error
     archive = dicom.DicomArchive(path.parent, ())
     assert not archive.nodules
     values = dicom._hounsfield(path)
     assert values.ndim == 2, values.shape
     assert np.isfinite(values).all()
+    if refused is not None:
+        raise refused
 
 
 def read_concepts(content: bytes, path: Path) -> None:
