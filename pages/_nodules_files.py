@@ -34,7 +34,7 @@ def offer(seen: Seen, pair: tuple[str, str]) -> None:
         ))  # fmt: skip
     _downloads.buttons(PAGE, name_parts(seen), (
         ("Picture (PNG)", "png", "image/png", partial(png, seen)),
-        ("Scores (NPZ)", "zip", "application/zip", partial(scores, seen, pair)),
+        ("Scores (ZIP)", "zip", "application/zip", partial(scores, seen, pair)),
     ))  # fmt: skip
 
 

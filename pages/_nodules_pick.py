@@ -14,6 +14,7 @@ from pages._nodules_case import ARCHIVE, OWN, PHANTOMS
 from pages._panels import data_url
 from pages._words import plain
 
+LIST = "Nodules to choose from"
 PAGE = 12  # thumbnails shown at a time
 EVERY = "any"
 FILTERED = ("subtlety", "calcification", "sphericity", "margin", "lobulation", "spiculation",
@@ -145,7 +146,7 @@ def _choose(kept: Sequence[Nodule]) -> Nodule:
     page = min(st.session_state.get("nodules.page", 0), pages - 1)
     shown = kept[page * PAGE : (page + 1) * PAGE]
     thumbs(
-        [_thumb(nodule) for nodule in shown], "Nodules", "nodules.thumbs", "choice", "medium",
+        [_thumb(nodule) for nodule in shown], LIST, "nodules.thumbs", "choice", "medium",
         chosen=str(chosen), on_choose=_on_choose,
     )  # fmt: skip
     with st.container(horizontal=True, vertical_alignment="center"):

@@ -52,7 +52,8 @@ def every(at, name: str) -> list[dict]:
 
 def listed(at) -> list[dict]:
     """The thumbnails to choose from."""
-    return next(data["items"] for data in every(at, "thumbs") if data["label"] == "Nodules")
+    return next(data["items"] for data in every(at, "thumbs")
+                if data["label"] == _nodules_pick.LIST)
 
 
 @pytest.fixture(scope="module")
