@@ -458,12 +458,12 @@ def test_several_targets_share_perturbed_images_and_get_the_same_numbers(model, 
         np.testing.assert_array_equal(found[index].mif, alone.mif)
         np.testing.assert_array_equal(found[index].lif, alone.lif)
         assert asdict(found[index].protocol) == asdict(alone.protocol)
-        np.testing.assert_array_equal(bands[index].mean, alone.band.mean)
+        np.testing.assert_allclose(bands[index].mean, alone.band.mean, rtol=1e-12)  # other batches
         lost = benchmarks.box_drops(model, pixels, target, [1, 3], 9, 5.0, 2)
         np.testing.assert_array_equal(drops[index].drops, lost.drops)
         judged = benchmarks.box_sensitivity(model, pixels, scores, target, drops=lost)
         again = benchmarks.correlate(drops[index], scores, (4, 6))
         np.testing.assert_array_equal(again.correlation, judged.correlation)
-    np.testing.assert_array_equal(found[0].band.mean, bands[0].mean)
+    np.testing.assert_allclose(found[0].band.mean, bands[0].mean, rtol=1e-12)
     assert found[1].band is None
     assert set(done) == {2 + 6 * 7}  # both ends, and seven images of six orders
