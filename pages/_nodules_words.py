@@ -140,14 +140,18 @@ def accuracy_of(name: str) -> str:
 
 def table(explanation: cdam.Explanation, nodule: Nodule | None) -> str:
     """A line per biomarker: value, readers, what it was learnt from, how to read it."""
-    head = ["Biomarker", "Model", "Readers: mean ± SD (n)", "Learnt from", "R² / rival",
-            "How to read its map"]  # fmt: skip
-    lines = [head, [":--", "--:", "--:", ":--", "--:", ":--"]]
+    head = ["Biomarker", "Model", "Readers: mean ± SD (n)", "Learnt from", "R² / rival"]
+    lines = [head, [":--", "--:", "--:", ":--", "--:"]]
     for name, value in zip(BIOMARKERS, explanation.values, strict=True):
         readers = "not known" if nodule is None else readers_text(nodule, name)
         lines.append([f"**{name}**", value_text(name, value), readers, tag(name),
-                      accuracy_of(name), HOW_TO_READ[name]])  # fmt: skip
+                      accuracy_of(name)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def reading() -> str:
+    """A sentence per biomarker; a list, because a phone has no room for it in the table."""
+    return "\n".join(f"- **{name}**: {HOW_TO_READ[name]}" for name in BIOMARKERS)
 
 
 def units_differ(a: str, b: str) -> bool:

@@ -88,6 +88,7 @@ def redraw() -> None:
     with st.expander("Values, and how to read each map", icon=":material/table:",
                      expanded=True):  # fmt: skip
         st.markdown(_nodules_words.table(found.markers, case.nodule))
+        st.markdown(_nodules_words.reading())
         st.caption("R²: how much of the differences between nodules the model explains on 130 that "
                    "it was not trained on (0: nothing); beside it, of ridge regression on shape "
                    "and density inside the true outline.")  # fmt: skip

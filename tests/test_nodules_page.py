@@ -127,9 +127,11 @@ def test_every_biomarker_has_its_map_value_readers_and_provenance(page, asked, n
         assert_values(values, scores, data["decimals"])
 
 
-def test_the_table_says_how_to_read_each_of_the_eight(page):
+def test_a_sentence_says_how_to_read_each_of_the_eight(page):
     table = next(each.value for each in page.markdown if each.value.startswith("| Biomarker"))
-    lines = table.splitlines()[2:]
+    assert [line.split("**")[1] for line in table.splitlines()[2:]] == list(BIOMARKERS)
+    said = next(each.value for each in page.markdown if each.value.startswith("- **subtlety"))
+    lines = said.splitlines()
     assert [line.split("**")[1] for line in lines] == list(BIOMARKERS)
     where = {"margin": "edge", "diameter": "body", "spiculation": "spicules"}
     for name, word in where.items():
