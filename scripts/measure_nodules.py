@@ -2,10 +2,11 @@
 
 On the test part of the stored split, with 95 % intervals over patients: the model's predictions,
 those of logistic regression or ridge on the readers' true outline (and density), where the maps
-lie; then training again with other seeds, and on other splits by patient, each compared with its
-rivals on the same nodules.
+lie; for the biomarkers, pairs of crops that differ in one thing; then training again with other
+seeds, and on other splits by patient, each compared with its rivals on the same nodules.
 
     python scripts/measure_nodules.py assets/models/nodules-malignancy.json [--seeds 5] [--splits 5]
+    python scripts/measure_nodules.py assets/models/nodules-biomarkers.json --parts counterfactuals
 
 Reads the tokens and states of ``python -m cdam_core train nodules`` from ``--work`` and computes
 what is missing.
@@ -24,12 +25,14 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from cdam_core.models import load_model  # noqa: E402
-from cdam_core.nodules import baselines, quality, training  # noqa: E402
+from cdam_core.nodules import baselines, counterfactuals, quality, training  # noqa: E402
 from cdam_core.nodules.card import write_json  # noqa: E402
 from cdam_core.nodules.pack import BIOMARKERS, load_nodules  # noqa: E402
 from cdam_core.nodules.phantom import Phantom  # noqa: E402
+from cdam_core.nodules.splits import load_split  # noqa: E402
 
 SHAPE = slice(0, len(baselines.SHAPE_FEATURES))
+PARTS = ("test", "counterfactuals", "splits", "seeds")
 RIVALS = {"log(area)": slice(0, 1), "shape": SHAPE, "shape and density": slice(None)}
 
 
@@ -81,6 +84,16 @@ def maps(trainer: training.Trainer, card: Path) -> dict:
                                 targets)
 
 
+def of_pairs(card: Path, nodules) -> dict:
+    """The biomarkers' model on pairs of the test part that differ in one thing."""
+    model, ids = load_model(card), load_split().test
+    measured, found = [nodule for nodule in nodules if nodule.id in ids], {}
+    for kind in counterfactuals.KINDS:
+        print(f"pairs: {kind}", flush=True)
+        found[kind] = counterfactuals.measure(model, measured, kind)
+    return found
+
+
 def spread(values: list[float]) -> dict:
     """Mean, standard deviation and 95 % interval (Student) of repeated runs."""
     mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
@@ -117,10 +130,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/nodules"))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--splits", type=int, default=5)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     args = parser.parse_args()
     card = json.loads(args.card.read_text(encoding="utf-8"))
     settings = training.Settings(**card["settings"])
-    nodules = load_nodules()
+    nodules, classify = load_nodules(), settings.task == "malignancy"
 
     def fit(**changes) -> training.Trainer:
         print(f"{settings.task}: {changes or 'as it is'}", flush=True)
@@ -131,16 +145,19 @@ def main() -> None:
         card.setdefault("quality", {}).update(entries)
         write_json(args.card, card)
 
-    trainer, features = fit(), features_of(args.work, nodules)
-    found, _ = training.predictions(trainer, "test")
-    keep(test=on_test(settings.task, trainer.data, found, features), maps=maps(trainer, args.card),
-         intervals="95 %, bootstrap over patients", nodules_measured=len(found))
-    if settings.task == "malignancy" and args.splits > 1:
-        keep(splits=paired([trainer] + [fit(split_seed=k) for k in range(1, args.splits)],
-                           features))
-    if args.seeds > 1:
-        keep(seeds=over_seeds(settings.task,
-                              [trainer] + [fit(seed=k) for k in range(1, args.seeds)]))
+    if "counterfactuals" in args.parts and not classify:
+        keep(counterfactuals=of_pairs(args.card, nodules))
+    if "test" in args.parts:
+        trainer = fit()
+        found, _ = training.predictions(trainer, "test")
+        keep(test=on_test(settings.task, trainer.data, found, features_of(args.work, nodules)),
+             maps=maps(trainer, args.card), intervals="95 %, bootstrap over patients",
+             nodules_measured=len(found))
+    if "splits" in args.parts and classify and args.splits > 1:
+        keep(splits=paired([fit(split_seed=k) for k in range(args.splits)],
+                           features_of(args.work, nodules)))
+    if "seeds" in args.parts and args.seeds > 1:
+        keep(seeds=over_seeds(settings.task, [fit(seed=k) for k in range(args.seeds)]))
     print(json.dumps(card["quality"], indent=1, ensure_ascii=False))
 
 

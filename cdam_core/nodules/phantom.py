@@ -82,9 +82,62 @@ class Phantom:
 @lru_cache(maxsize=8)
 def _slab(nodule: Nodule, variant: str, seed: int) -> np.ndarray:
     """(planes, 64, 64) HU around the middle; all planes of a nodule belong together."""
-    hu = _Scenery(nodule, variant, seed).render().clip(*WINDOW_HU).astype(np.float32)
+    hu = render(nodule, look_of(nodule, variant, seed), seed)
     hu.setflags(write=False)
     return hu
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What is inside a nodule, and where its edge is.
+
+    Attributes:
+        distances: (readers, planes, 64, 64) mm as ``signed_distances`` at ``HEIGHTS_MM``.
+        texture, calcification: ratings as the collection codes them.
+    """
+
+    distances: np.ndarray
+    texture: int = SOLID
+    calcification: int = ABSENT
+
+    @cached_property
+    def surface(self) -> np.ndarray:
+        """(planes, 64, 64) signed distance of the median reader."""
+        return np.sort(self.distances, 0)[len(self.distances) // 2]
+
+
+def look_of(nodule: Nodule, variant: str, seed: int) -> Look:
+    """Outlines as drawn; density by the ratings of one reader, or none's ("solid")."""
+    distances = signed_distances(nodule, HEIGHTS_MM)
+    if variant == "solid":
+        return Look(distances)
+    asked = nodule.readers[_streams(nodule, seed)["reader"].integers(len(nodule.readers))]
+    return Look(distances, asked.ratings["texture"], asked.ratings["calcification"])
+
+
+def render(nodule: Nodule, look: Look, seed: int, around: np.ndarray | None = None) -> np.ndarray:
+    """A look of a nodule in the surroundings that the seed and the nodule's id draw.
+
+    Args:
+        nodule: whose id and scan; its outlines are read from ``look`` alone.
+        look: of the nodule.
+        seed: of everything drawn by chance.
+        around: (planes, 64, 64) mm, the surface that vessels end at and walls keep away from; None:
+            the look's own. Looks around the same surface have the same surroundings.
+
+    Returns:
+        (planes, 64, 64) float32 HU inside ``WINDOW_HU``.
+    """
+    scenery = _Scenery(nodule, look, seed, look.surface if around is None else around)
+    return scenery.render().clip(*WINDOW_HU).astype(np.float32)
+
+
+def _streams(nodule: Nodule, seed: int) -> dict[str, np.random.Generator]:
+    """A generator for each part, so that changing one part leaves every other bit where it was."""
+    parts = ("reader", "lung", "vessels", "wall", "tissue", "core", "calcium", "scanner")
+    streams = np.random.SeedSequence([seed, nodule.id]).spawn(len(parts))
+    return {name: np.random.default_rng(stream)
+            for name, stream in zip(parts, streams, strict=True)}  # fmt: skip
 
 
 # ---- smooth building blocks ----------------------------------------------------------------------
@@ -162,29 +215,12 @@ class _Tube:
 
 
 class _Scenery:
-    """Everything around and inside one nodule.
+    """Everything around and inside one nodule; see ``render``."""
 
-    Each part draws from a generator of its own, so that changing one of them (calcium, texture)
-    leaves every other bit where it was.
-    """
-
-    def __init__(self, nodule: Nodule, variant: str, seed: int):
-        self.scan = nodule.scan
-        self.distances = signed_distances(nodule, HEIGHTS_MM)
-        parts = ("reader", "lung", "vessels", "wall", "tissue", "core", "calcium", "scanner")
-        streams = np.random.SeedSequence([seed, nodule.id]).spawn(len(parts))
-        self.rng = {name: np.random.default_rng(stream)
-                    for name, stream in zip(parts, streams, strict=True)}  # fmt: skip
-        self.texture, self.calcification = SOLID, ABSENT
-        if variant == "ratings":
-            asked = nodule.readers[self.rng["reader"].integers(len(nodule.readers))]
-            self.texture = asked.ratings["texture"]
-            self.calcification = asked.ratings["calcification"]
-
-    @cached_property
-    def surface(self) -> np.ndarray:
-        """Signed distance of the median reader."""
-        return np.sort(self.distances, 0)[len(self.distances) // 2]
+    def __init__(self, nodule: Nodule, look: Look, seed: int, around: np.ndarray):
+        self.scan, self.look, self.around = nodule.scan, look, around
+        self.surface = look.surface
+        self.rng = _streams(nodule, seed)
 
     @cached_property
     def depth(self) -> float:
@@ -196,7 +232,7 @@ class _Scenery:
         hu = self._lung()
         self._vessels(hu)
         self._wall(hu)
-        readers_inside = _soft(self.distances, 0.22).mean(0)
+        readers_inside = _soft(self.look.distances, 0.22).mean(0)
         hu += readers_inside * (self._nodule() - hu)
         return self._scanned(hu)
 
@@ -207,7 +243,7 @@ class _Scenery:
 
     def _vessels(self, hu: np.ndarray) -> None:
         rng = self.rng["vessels"]
-        outside = 1 - _soft(self.surface - 0.8, 0.5)
+        outside = 1 - _soft(self.around - 0.8, 0.5)
         for _ in range(rng.poisson(MEAN_VESSELS)):
             tube, ends_at_nodule = _Tube.draw(rng), rng.random() < 0.75
             box = tube.box()
@@ -224,7 +260,7 @@ class _Scenery:
         normal = np.array([rng.normal(0, 0.15), rng.normal(0, 1), rng.choice([-1, 1]) * 1.2])
         normal = (normal / np.linalg.norm(normal)).astype(np.float32)
         along = _PLACES @ normal
-        inside = self.surface < 0
+        inside = self.around < 0
         reach = float(along[inside].max()) if inside.any() else 2.0
         sideways = ((_PLACES - along[..., None] * normal) ** 2).sum(-1)
         is_chest = rng.random() < 0.75
@@ -251,23 +287,23 @@ class _Scenery:
         rng = self.rng["tissue"]
         solid, haze = rng.normal(TISSUE_HU, 22), rng.normal(-600, 50)
         grain = 14 * _texture(rng, 5)
-        if self.texture == SOLID:
+        if self.look.texture == SOLID:
             body = np.full(SHAPE, solid, np.float32)
         else:
-            body = haze + (self.texture - 1) * 55 + 55 * _texture(rng, 4) + 35 * _texture(rng, 2)
-            if self.texture > GROUND_GLASS:
+            body = haze + (self.look.texture - 1) * 55 + 55 * _texture(rng, 4) + 35 * _texture(rng, 2)
+            if self.look.texture > GROUND_GLASS:
                 body = body + self._core() * (solid - body)
         return self._calcified(body + grain)
 
     def _core(self) -> np.ndarray:
         rng = self.rng["core"]
-        share = CORE_DEPTH[self.texture] + rng.normal(0, 0.08)
+        share = CORE_DEPTH[self.look.texture] + rng.normal(0, 0.08)
         uneven = 0.18 * self.depth * _texture(rng, 5)
         return _soft(self.surface + (1 - share) * self.depth + uneven, 0.45)
 
     def _calcified(self, body: np.ndarray) -> np.ndarray:
-        rng, kind, surface, depth = self.rng["calcium"], self.calcification, self.surface, \
-            self.depth
+        rng, kind = self.rng["calcium"], self.look.calcification
+        surface, depth = self.surface, self.depth
         if kind == ABSENT:
             return body
         level = rng.uniform(280, 800)

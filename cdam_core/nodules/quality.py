@@ -77,9 +77,12 @@ def with_interval(
 
 def nodule_cover(nodule: Nodule, model: VisionModel) -> np.ndarray:
     """(rows, cols) share of each patch that the readers' consensus covers, central plane."""
-    height, width = model.input_size
-    mask = (agreement(nodule) >= 0.5).astype(np.uint8)
-    (rows, cols), fitted = model.grid, fit_mask(mask, (height, width))
+    return patch_cover(agreement(nodule) >= 0.5, model)
+
+
+def patch_cover(mask: np.ndarray, model: VisionModel) -> np.ndarray:
+    """(rows, cols) share of each patch that a (64, 64) bool mask of a crop covers."""
+    (rows, cols), fitted = model.grid, fit_mask(mask.astype(np.uint8), model.input_size)
     p, q = model.patch_size
     return fitted[: rows * p, : cols * q].reshape(rows, p, cols, q).mean((1, 3))
 
