@@ -9,7 +9,7 @@ import pytest
 import cdam_core as cdam
 from cdam_core.nodules import counterfactuals, quality
 from cdam_core.nodules.counterfactuals import KINDS, LEAST_CHANGE_HU, Pair, compare, measure, pair
-from cdam_core.nodules.crops import AXIS_MM, PIXEL_MM, SIDE
+from cdam_core.nodules.crops import AXIS_MM, SIDE
 from cdam_core.nodules.outlines import agreement
 from cdam_core.nodules.pack import load_nodules
 from cdam_core.nodules.phantom import Phantom

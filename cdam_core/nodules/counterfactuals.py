@@ -142,7 +142,7 @@ def _spicules(surface: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _edge(surface: np.ndarray, middle: tuple[int, ...], along: np.ndarray) -> float:
-    """mm from a voxel inside to where a ray leaves the nodule for good (or the slab)."""
+    """Mm from a voxel inside to where a ray leaves the nodule for good (or the slab)."""
     steps = np.arange(0, AXIS_MM[-1], STEP_MM)
     rays = np.array(middle)[:, None] + along[:, None] * steps / PIXEL_MM
     inside = ndimage.map_coordinates(surface, rays, order=1, cval=1.0) < 0

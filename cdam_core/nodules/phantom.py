@@ -284,14 +284,14 @@ class _Scenery:
 
     def _nodule(self) -> np.ndarray:
         """HU inside: solid, ground glass or a solid core in ground glass; then calcium."""
-        rng = self.rng["tissue"]
+        rng, texture = self.rng["tissue"], self.look.texture
         solid, haze = rng.normal(TISSUE_HU, 22), rng.normal(-600, 50)
         grain = 14 * _texture(rng, 5)
-        if self.look.texture == SOLID:
+        if texture == SOLID:
             body = np.full(SHAPE, solid, np.float32)
         else:
-            body = haze + (self.look.texture - 1) * 55 + 55 * _texture(rng, 4) + 35 * _texture(rng, 2)
-            if self.look.texture > GROUND_GLASS:
+            body = haze + (texture - 1) * 55 + 55 * _texture(rng, 4) + 35 * _texture(rng, 2)
+            if texture > GROUND_GLASS:
                 body = body + self._core() * (solid - body)
         return self._calcified(body + grain)
 
