@@ -25,7 +25,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cdam_core import architectures, checkpoints, hub
+from cdam_core import architectures, checkpoints, devices, hub
 from cdam_core.architectures import answers
 from cdam_core.assets import assets_dir
 from cdam_core.bank import EmbeddingBank
@@ -260,27 +260,31 @@ class VisionModel:
         self._require_size(size)
         return dataclasses.replace(self, input_size=size)
 
-    def on(self, device: str | torch.device, half: bool = False) -> "VisionModel":
+    def on(self, device: str | torch.device = devices.AUTO, half: bool = False) -> "VisionModel":
         """The same model on another device.
 
         Args:
-            device: "cpu", "cuda", ...
+            device: "auto" (a CUDA card where there is one), "cpu", "cuda", ...
             half: compute the blocks before the last in 16 bits (float16 on CUDA, else bfloat16),
                 the residual stream, the last block, the head and all scores in 32. Scores then
                 differ by a few percent of the strongest one (docs/models.md has the measured
                 numbers). Meant for graphics cards: on processors without instructions for bfloat16
                 it is slower.
+
+        Raises:
+            BadCheckpoint: "unsupported" for a device that is not here.
         """
-        module = _frozen_copy(self.module).to(device)
+        module = _frozen_copy(self.module).to(devices.find(device))
         return dataclasses.replace(self, module=module, half=half)
 
     # ---- internals ------------------------------------------------------------------------------
 
     def _tokens_entering(self, pixels: Tensor) -> Tensor:
         """(B, M, d) tokens entering the last attention's norm, in the precision of the weights."""
+        if not self.half:
+            return architectures.tokens_entering(self.module, pixels)
         kind = pixels.device.type
-        number = torch.float16 if kind == "cuda" else torch.bfloat16
-        with torch.autocast(kind, dtype=number, enabled=self.half):
+        with torch.autocast(kind, dtype=torch.float16 if kind == "cuda" else torch.bfloat16):
             tokens = architectures.tokens_entering(self.module, pixels)
         return tokens.to(pixels.dtype)
 
@@ -520,12 +524,12 @@ def load_model(
     """
     source = str(source)
     if source in MODELS:
-        return _from_card(MODELS[source], assets_dir() / "models", input_size)
+        return _from_card(MODELS[source], assets_dir() / "models", input_size, pool)
     if source.startswith("timm:"):
         return _from_timm(source, input_size, pool)
     path = checkpoints.find(source)
     if path is not None and path.suffix == ".json" and path.is_file():
-        return _from_card(_read_card(path), path.parent, input_size)
+        return _from_card(_read_card(path), path.parent, input_size, pool)
     if path is not None:
         return _from_checkpoint(path, input_size, pool)
     raise BadCheckpoint(
@@ -540,7 +544,7 @@ def _from_checkpoint(
     path: Path, input_size: tuple[int, int] | None, pool: str | None = None
 ) -> VisionModel:
     if (card := checkpoints.card_in(path)) is not None:
-        return _from_card(card, path.parent, input_size)
+        return _from_card(card, path.parent, input_size, pool)
     found = checkpoints.load(path)
     module, facts = found.module, found.facts
     names = facts.class_names if module.num_classes else None
@@ -570,7 +574,15 @@ def _read_card(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def _from_card(card: Mapping, folder: Path, input_size: tuple[int, int] | None) -> VisionModel:
+def _from_card(
+    card: Mapping, folder: Path, input_size: tuple[int, int] | None, pool: str | None
+) -> VisionModel:
+    if pool not in (None, "token"):
+        raise BadCheckpoint(
+            "unsupported",
+            f"The pooling {pool!r} arrived for a model that reads its answer from a class token of "
+            "its last block alone; leave it out.",
+        )
     try:
         layout = card["architecture"]
         module = LateClassTokenViT(

@@ -6,6 +6,7 @@ What comes from an upload lives in the session alone and goes with it.
 """
 
 import gc
+import os
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
@@ -100,13 +101,19 @@ def get_model(model_id: str) -> cdam.VisionModel:
 
 @st.cache_resource(show_spinner="Loading the model …")
 def _bundled_model(model_id: str) -> cdam.VisionModel:
-    return cdam.load_model(model_id)
+    return _in_place(cdam.load_model(model_id))
 
 
 # Two at most: a third that somebody asks for takes the place of the one that waited longest.
 @st.cache_resource(max_entries=2, show_spinner="Loading the model …")
 def _large_model(model_id: str) -> cdam.VisionModel:
-    return cdam.load_model(model_id)
+    return _in_place(cdam.load_model(model_id))
+
+
+def _in_place(model: cdam.VisionModel) -> cdam.VisionModel:
+    """The model where this server computes: on a graphics card where there is one."""
+    half = os.environ.get("CDAM_HALF", "") == "1"
+    return model.on(os.environ.get("CDAM_DEVICE", "auto"), half)
 
 
 def get_randomised(model_id: str, how: str) -> cdam.VisionModel:

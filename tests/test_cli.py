@@ -212,3 +212,32 @@ def test_nothing_half_written_is_left_behind(tmp_path, monkeypatch):
         write_atomically(target, b"new")
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--size", "1000"], "multiples of the patch size"),
+        (["--device", "nonsense"], "not available to PyTorch here"),
+        (["--pool", "avg"], "class token of its last block alone"),
+    ],
+)
+def test_how_a_model_computes_is_refused_in_one_line(options, sentence, tmp_path, capsys):
+    place = tmp_path / "grey.png"
+    Image.new("RGB", (40, 40), "grey").save(place)
+    assert main(["explain", str(place), "--out", str(tmp_path / "out"), *options]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+
+
+def test_size_and_bits_are_part_of_what_is_asked(tmp_path, capsys):
+    place = tmp_path / "grey.png"
+    Image.new("RGB", (40, 40), "grey").save(place)
+    command = ["explain", str(place), "--out", str(tmp_path / "out"), "--size", "112"]
+    assert main([*command, "--device", "cpu"]) == 0
+    first = (tmp_path / "out" / "table.csv").read_text("utf-8")
+    assert main([*command, "--device", "cpu", "--half"]) == 0
+    assert (tmp_path / "out" / "table.csv").read_text("utf-8") != first  # answered anew
+    assert main([*command, "--device", "cpu", "--half"]) == 0
+    assert "done before" in capsys.readouterr().out.splitlines()[-1]

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cdam_core import devices
+from cdam_core.architectures import takes_any_size
 from cdam_core.concepts import Concept, load_concept
 from cdam_core.errors import BadImage, BadTarget
 from cdam_core.images import FITS
+from cdam_core.models import VisionModel, load_model
 from cdam_core.pictures import DEFAULT_PALETTE, PALETTES
 from cdam_core.targets import Contrast
 
@@ -31,7 +34,7 @@ def add_source(command: argparse.ArgumentParser) -> None:
 
 def add_question(command: argparse.ArgumentParser, default_targets: str) -> None:
     """Model, targets and settings."""
-    command.add_argument("--model", default="scenes", help="see 'models' (default: scenes)")
+    add_model(command)
     command.add_argument(
         "--target", action="append", default=[], metavar="CLASS",
         help="class name or index; A~B contrasts two; may be repeated "
@@ -46,6 +49,30 @@ def add_question(command: argparse.ArgumentParser, default_targets: str) -> None
         help="a setting of the method; may be repeated",
     )  # fmt: skip
     command.add_argument("--fit", default="pad", choices=FITS, help="how an image becomes square")
+
+
+def add_model(command: argparse.ArgumentParser) -> None:
+    """Which model, and where and how it computes; ``load`` reads it."""
+    command.add_argument("--model", default="scenes", help="see 'models' (default: scenes)")
+    command.add_argument("--size", type=int, metavar="PIXELS",
+                         help="side of the input (default: the model's own)")  # fmt: skip
+    command.add_argument("--pool", choices=("token", "avg"),
+                         help="how the answer is read (default: as the model is made)")  # fmt: skip
+    command.add_argument("--device", default=devices.AUTO,
+                         help="auto, cpu, cuda, ... (default: auto)")  # fmt: skip
+    command.add_argument("--half", action="store_true",
+                         help="16 bits before the last block; for graphics cards")  # fmt: skip
+
+
+def load(options: argparse.Namespace) -> VisionModel:
+    """The model that ``add_model`` asked for."""
+    size = None if options.size is None else (options.size, options.size)
+    model = load_model(options.model, pool=options.pool)
+    if size is not None and takes_any_size(model.module):
+        model = model.at_size(size)
+    elif size is not None:
+        model = load_model(options.model, size, options.pool)
+    return model.on(options.device, options.half)
 
 
 def add_look(command: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from cdam_core.explanation import as_text
 from cdam_core.files import write_atomically
 from cdam_core.images import digest, open_image
 from cdam_core.methods import METHODS
-from cdam_core.models import VisionModel, load_model
+from cdam_core.models import VisionModel
 from cdam_core.provenance import Drawing, file_stem
 
 TABLE = "table.csv"
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     )  # fmt: skip
     METHODS[options.method].resolve_settings(question.settings)
     concepts = asking.concepts(options.concept)
-    model = load_model(options.model)
+    model = asking.load(options)
     asked = [replace(question, targets=(*map(asking.target, job.targets), *concepts))
              for job in jobs]  # fmt: skip
     for each in asked:
@@ -97,9 +97,9 @@ def _request(
     vectors = [hashlib.sha256(Path(part).read_bytes()).hexdigest()
                for text in concepts for part in text.split("~")]  # fmt: skip
     drawing = question.drawing
-    asked = [model.weights_sha256, list(model.input_size), list(targets), list(concepts), vectors,
-             question.method, dict(question.settings), question.fit, question.with_image,
-             drawing.palette, drawing.smooth]  # fmt: skip
+    asked = [model.weights_sha256, list(model.input_size), model.pool, model.half, list(targets),
+             list(concepts), vectors, question.method, dict(question.settings), question.fit,
+             question.with_image, drawing.palette, drawing.smooth]  # fmt: skip
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -10,7 +10,6 @@ from cdam_core.errors import BadImage, BadTarget
 from cdam_core.files import write_atomically
 from cdam_core.images import open_image
 from cdam_core.methods import METHODS
-from cdam_core.models import load_model
 from cdam_core.provenance import Drawing
 from cdam_core.targets import resolve
 
@@ -49,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     METHODS[methods[0]].resolve_settings(settings)
     jobs = asking.jobs(options.source, tuple(options.target))
     concepts = asking.concepts(options.concept)
-    model = load_model(options.model)
+    model = asking.load(options)
     asked = [(*map(asking.target, job.targets), *concepts) for job in jobs]
     for each in filter(None, asked):
         resolve(model, each)
