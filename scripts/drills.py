@@ -187,8 +187,6 @@ def _copy_of_program(folder: Path) -> Path:
     for name in ("cdam_core", "pages", "assets", ".streamlit"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "app.py", copy)
-    if (ROOT / "server.toml").is_file():
-        shutil.copy(ROOT / "server.toml", copy)
     return copy
 
 

@@ -32,7 +32,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import cdam_core as cdam  # noqa: E402
-from scripts.serving import PASSWORD, App, Nginx, proxy_settings  # noqa: E402
+from scripts.serving import PASSWORD, App, Nginx  # noqa: E402
 from scripts.visitor import Visitor  # noqa: E402
 
 A = "A: why this class …"
@@ -103,8 +103,7 @@ def serve(stack: ExitStack, folder: Path, processes: int, users: int) -> tuple[l
         app = stack.enter_context(App(folder))
         return [app], app.url
     options = {"server.baseUrlPath": "cdam"}
-    env = {"CDAM_SERVER": str(proxy_settings(folder)),
-           "STREAMLIT_SERVER_COOKIE_SECRET": "the same for both" * 3,
+    env = {"STREAMLIT_SERVER_COOKIE_SECRET": "the same for both" * 3,
            "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))}  # fmt: skip
     apps = [stack.enter_context(App(folder, options=options, env=env)) for _ in range(processes)]
     names = [f"user{number}" for number in range(users)]

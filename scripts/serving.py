@@ -199,10 +199,3 @@ def _program() -> str:
     if found is None:
         raise RuntimeError("nginx is not installed: apt-get install nginx-light")
     return found
-
-
-def proxy_settings(folder: Path) -> Path:
-    """A ``server.toml`` for the app behind that proxy: everybody whom the proxy knows by name."""
-    path = folder / "server.toml"
-    path.write_text('[access]\nidentity = "proxy"\nallowed = ["*"]\n')
-    return path

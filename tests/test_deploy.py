@@ -15,7 +15,7 @@ from websockets.exceptions import InvalidStatus
 
 import cdam_core as cdam
 from scripts import load
-from scripts.serving import DEPLOY, PASSWORD, App, Nginx, free_port, proxy_settings
+from scripts.serving import DEPLOY, PASSWORD, App, Nginx, free_port
 from scripts.visitor import Refused, Visitor
 
 pytestmark = pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
@@ -50,8 +50,7 @@ def test_the_unit_bounds_memory_restarts_and_writes_nowhere():
 def lab(tmp_path_factory):
     """nginx, and two processes behind it."""
     folder = tmp_path_factory.mktemp("lab")
-    env = {"CDAM_SERVER": str(proxy_settings(folder)), "OMP_NUM_THREADS": "1",
-           "STREAMLIT_SERVER_COOKIE_SECRET": "the same for both" * 3}  # fmt: skip
+    env = {"OMP_NUM_THREADS": "1", "STREAMLIT_SERVER_COOKIE_SECRET": "the same for both" * 3}
     apps = [App(folder, options={"server.baseUrlPath": "cdam"}, env=env) for _ in range(2)]
     users = [f"user{number}" for number in range(8)]
     with apps[0], apps[1], Nginx(folder, [app.port for app in apps], users) as nginx:
@@ -99,7 +98,7 @@ def test_nothing_is_readable_without_a_password(ask, path):
 @pytest.mark.long
 def test_health_is_for_everybody_and_numbers_are_for_nobody(ask):
     assert ask("/cdam/_stcore/health", user=None).status_code == 200
-    for path in ("/cdam/_stcore/metrics", "/cdam/_stcore/agent", "/cdam/admin"):
+    for path in ("/cdam/_stcore/metrics", "/cdam/_stcore/agent"):
         assert ask(path).status_code in (401, 403)
     assert ask("/").headers["Location"].endswith("/cdam/")
 
