@@ -1,5 +1,6 @@
 """Training nodule models: everything measured against slow versions; two steps; resumed."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -11,6 +12,7 @@ from sklearn.metrics import r2_score, roc_auc_score
 
 import cdam_core as cdam
 from cdam_core.__main__ import main
+from cdam_core.assets import assets_dir
 from cdam_core.errors import BadScan, BadTarget
 from cdam_core.late_vit import LateClassTokenViT
 from cdam_core.nodules import baselines, quality, training
@@ -43,7 +45,7 @@ class TinyNetwork(training.LateNetwork):
         torch.manual_seed(settings.seed)
         self.module = LateClassTokenViT(outputs, trained_blocks=1, **TINY)
         torch.nn.init.normal_(self.module.late_cls_token)
-        self.backbone_sha256, self.side = "tiny", SIDE
+        self.backbone_sha256, self.start_sha256, self.side = "tiny", "start", SIDE
         self.mean, self.std = training.MEAN, training.STD
 
 
@@ -233,6 +235,30 @@ def test_a_stopped_run_ends_as_one_that_was_not(tmp_path, tiny, task):
     assert again.history == whole.history
     for name, value in again.finish().state_dict().items():
         torch.testing.assert_close(value, whole.finish().state_dict()[name], rtol=0, atol=0)
+
+
+def test_other_starting_weights_begin_anew(tmp_path, tiny, monkeypatch):
+    first = fitted(tmp_path, recipe(epochs=1))
+    for name in ("start_sha256", "backbone_sha256"):
+        def other(backbone, settings, name=name):
+            network = tiny(backbone, settings)
+            setattr(network, name, "other")
+            return network
+
+        monkeypatch.setattr(training, "new_network", other)
+        said = []
+        training.fit("bundled", recipe(epochs=1), Phantom(), few(), tmp_path, say=said.append)
+        assert not any("going on" in line for line in said)
+    assert len(list((tmp_path / "states").iterdir())) == 3
+    monkeypatch.setattr(training, "new_network", tiny)
+    assert fitted(tmp_path, recipe(epochs=1)).history == first.history
+
+
+def test_the_bundled_start_is_told_by_the_scenes_weights():
+    network = training.LateNetwork(Settings(), 2)
+    weights = (assets_dir() / "models" / "scenes.safetensors").read_bytes()
+    assert network.start_sha256 == hashlib.sha256(weights).hexdigest()
+    assert network.start_sha256 != network.backbone_sha256
 
 
 def test_outputs_are_in_real_units(tmp_path, tiny):

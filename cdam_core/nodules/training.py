@@ -173,6 +173,7 @@ class LateNetwork:
         }
         self.module.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
         self.backbone_sha256 = cards.sha256(models / "backbone.safetensors")
+        self.start_sha256 = cards.sha256(models / "scenes.safetensors")
         self.side, self.mean, self.std = settings.side, MEAN, STD
 
     @property
@@ -221,7 +222,7 @@ class WholeNetwork:
         for parameter in self.module.parameters():
             parameter.requires_grad_(True)
         self.side, self.mean, self.std = backbone.input_size[0], backbone.mean, backbone.std
-        self.backbone_sha256 = backbone.weights_sha256
+        self.backbone_sha256 = self.start_sha256 = backbone.weights_sha256
 
     @property
     def trainable(self) -> list[str]:
@@ -395,8 +396,8 @@ def state_path(work: Path, settings: Settings, network: LateNetwork | WholeNetwo
     The number of epochs does not, so a longer run goes on from a shorter one.
     """
     asked = asdict(replace(settings, epochs=0)) | {
-        "backbone": network.backbone_sha256, "source": _words_of(source),
-        "nodules": [nodule.id for nodule in data.nodules],
+        "backbone": network.backbone_sha256, "start": network.start_sha256,
+        "source": _words_of(source), "nodules": [nodule.id for nodule in data.nodules],
     }  # fmt: skip
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
     return work / "states" / f"{digest}.safetensors"
