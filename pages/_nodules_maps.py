@@ -86,21 +86,22 @@ def _show(
     """Panels on one printed scale."""
     scale = shared_scale(explanation)
     data = _panels.viewer_data(
-        seen.prepared(model_id), explanation, seen.look, _patch(explanation, key), scale, words,
-        _panels.scale_bar(explanation, seen.look, scale, note, ends), saw=saw,
+        seen.prepared(model_id), explanation, seen.look, clicked_patch(explanation, key), scale,
+        words, _panels.scale_bar(explanation, seen.look, scale, note, ends), saw=saw,
     )  # fmt: skip
-    _viewer.maps(data, key=key, on_patch=lambda: _on_patch(key))
+    _viewer.maps(data, key=key, on_patch=lambda: take_patch(key))
 
 
-def _patch(explanation: cdam.Explanation, key: str) -> tuple[int, int]:
-    """The patch that was clicked last, else the strongest."""
+def clicked_patch(explanation: cdam.Explanation, key: str, index: int = 0) -> tuple[int, int]:
+    """The patch that was clicked last, else the strongest of one of the maps."""
     row, col = st.session_state.get(f"{key}.patch", (-1, -1))
     rows, cols = explanation.grid
     inside = 0 <= row < rows and 0 <= col < cols
-    return (row, col) if inside else _panels.strongest_patch(explanation, 0)
+    return (row, col) if inside else _panels.strongest_patch(explanation, index)
 
 
-def _on_patch(key: str) -> None:
+def take_patch(key: str) -> None:
+    """Keep the patch that the viewer of that key sent; anything else changes nothing."""
     sent = st.session_state[key]["patch"]
     if isinstance(sent, list) and len(sent) == 2 and all(isinstance(x, int) for x in sent):
         st.session_state[f"{key}.patch"] = tuple(sent)

@@ -12,6 +12,7 @@ from pages import (
     _nodules_files,
     _nodules_maps,
     _nodules_own,
+    _nodules_pairs,
     _nodules_pick,
     _nodules_slices,
     _nodules_viewer,
@@ -95,6 +96,7 @@ def redraw() -> None:
     st.subheader("Two biomarkers compared", anchor=False)
     pair = pick_pair()
     _nodules_maps.compared(seen, *pair)
+    _nodules_pairs.show(seen)
     st.subheader("The nearest training nodules", anchor=False)
     _nodules_maps.nearest(seen)
     _nodules_files.offer(seen, pair)

@@ -17,14 +17,28 @@ from streamlit.testing.v1 import AppTest
 import cdam_core as cdam
 from cdam_core.errors import BadScan
 from cdam_core.images import digest
-from cdam_core.nodules import BIOMARKERS, Phantom, load_nodules, load_split, to_image
+from cdam_core.nodules import (
+    BIOMARKERS,
+    Phantom,
+    counterfactuals,
+    load_nodules,
+    load_split,
+    to_image,
+)
 from cdam_core.nodules.browse import load_browse, read_browse
 from cdam_core.nodules.card import BANNER, PROVENANCE_OF
 from cdam_core.nodules.crops import MIDDLE, Plane
 from cdam_core.nodules.curves import Curves
 from cdam_core.nodules.outlines import agreement
 from pages import _nodules_case as cases
-from pages import _nodules_files, _nodules_maps, _nodules_pick, _nodules_slices, _nodules_words
+from pages import (
+    _nodules_files,
+    _nodules_maps,
+    _nodules_pairs,
+    _nodules_pick,
+    _nodules_slices,
+    _nodules_words,
+)
 from tests.scans import write_series
 from tests.test_pages import FOLDER, component
 
@@ -157,6 +171,91 @@ def test_the_size_baseline_stands_beside_the_accuracy(page):
     rows = cdam.MODELS["nodules-malignancy"]["quality"]["test"]["malignant"]
     for row in ("model", "log(area)"):
         assert f"{rows[row]['accuracy']['value']:.2f}" in text_of(page)
+
+
+# ---- the counterfactual proof --------------------------------------------------------------------
+
+
+def minus(text: str) -> str:
+    return text.replace("-", "−")
+
+
+def test_nothing_of_the_proof_is_made_before_it_is_opened(page):
+    assert [each.label for each in page.expander if "proof" in each.label] == [_nodules_pairs.LABEL]
+    assert len(every(page, "maps")) == 2  # malignancy, and two compared
+    assert "of its map's change" not in text_of(page)
+
+
+@pytest.mark.parametrize("kind", counterfactuals.KINDS)
+def test_the_proof_says_and_draws_what_the_library_compares(nodule, kind):
+    at = opened(nodules__proof=True, nodules__proof__kind=kind)
+    model = cdam.load_model("nodules-biomarkers")
+    found = counterfactuals.pair(nodule, kind)
+    numbers = counterfactuals.compare(model, found, kind)
+    said = text_of(at)
+    for number in (f"**{numbers['before']:.2f}** to **{numbers['after']:.2f}**",
+                   f"**{100 * numbers['share']:.1f} %** of its map's change",
+                   f"**{100 * numbers['pixels']:.1f} %** of the crop"):  # fmt: skip
+        assert minus(number) in said
+    rises = numbers["after"] > numbers["before"]
+    assert f"{'up' if rises else 'down'} by " in said
+    assert ("as it should. " in said) == (rises == (kind in ("spiculation", "diameter")))
+    # Two crops and where they differ; two maps and their change, on the scale of all three.
+    data = every(at, "maps")[2]
+    old, new = (counterfactuals.answer(model, hu, kind)[1] for hu in found[:2])
+    for shown, scores in zip(data["shown"], (old, new, new - old), strict=True):
+        assert_values(shown["values"], scores, data["decimals"])
+    assert len(data["panels"]) == 6
+    assert all("SIMULATED CT" in panel["note"] for panel in data["panels"])
+    assert len({panel["src"] for panel in data["panels"]}) == 6
+    scale = np.percentile(np.abs([old, new, new - old]), 99)
+    assert float(data["scale"]["high"].split()[0].lstrip("+")) == pytest.approx(scale, rel=0.03)
+    # What was measured, from the card.
+    stated = cdam.MODELS["nodules-biomarkers"]["quality"]["counterfactuals"][kind]
+    assert "Measured on 130 such pairs of test nodules" in said
+    for name, factor, decimals in (("moves", 100, 0), ("by", 1, 2), ("share", 100, 0),
+                                   ("pixels", 100, 0)):  # fmt: skip
+        value, low, high = (f"{factor * x:.{decimals}f}" for x in
+                            (stated[name]["value"], *stated[name]["interval"]))  # fmt: skip
+        assert f"{value}{' %' if factor == 100 else ''} [{low}, {high}]" in said
+    assert ("our construction" if kind == "spiculation" else "tests the simulator") in said
+
+
+def test_an_output_that_moves_the_wrong_way_is_called_so():
+    numbers = {"before": 2.0, "after": 1.5, "share": 0.5, "pixels": 0.125}
+    assert "down by 0.50 rating points, though it should move up. **50.0 %**" in \
+        _nodules_pairs.moved("spiculation", numbers)  # fmt: skip
+    assert "down by 0.50 rating points, as it should." in _nodules_pairs.moved("texture", numbers)
+    still = _nodules_pairs.moved("diameter", numbers | {"after": 2.0})
+    assert "nowhere by 0.00 mm, though it should move up" in still
+
+
+def test_a_pair_is_asked_behind_the_gate_and_once(monkeypatch, nodule):
+    _nodules_pairs.proof.cache_clear()
+    entered = []
+
+    class Slot:
+        def __enter__(self):
+            entered.append(1)
+
+        def __exit__(self, *failure):
+            entered.append(0)
+
+    monkeypatch.setattr(_nodules_pairs, "slot", Slot)
+    made = _nodules_pairs.proof(nodule.id, "texture")
+    assert _nodules_pairs.proof(nodule.id, "texture") is made
+    assert entered == [1, 0]
+
+
+def test_a_change_that_alters_nothing_is_said(monkeypatch):
+    same = np.zeros((64, 64), np.float32)
+    unchanged = counterfactuals.Pair(same, same, np.zeros((64, 64), bool))
+    monkeypatch.setattr(_nodules_pairs, "pair", lambda nodule, kind: unchanged)
+    _nodules_pairs.proof.cache_clear()
+    at = opened(nodules__proof=True)
+    _nodules_pairs.proof.cache_clear()
+    assert "alters no pixel" in text_of(at)
+    assert len(every(at, "maps")) == 2
 
 
 # ---- slices and windows --------------------------------------------------------------------------
@@ -359,6 +458,7 @@ def test_real_scans_are_offered_only_where_the_administrator_names_a_folder(
     data = np.frombuffer(base64.b64decode(slices["values"]), "<i2").reshape(64, 64, 64)
     np.testing.assert_allclose(data, volume, atol=0.51)
     assert "SECRET" not in text_of(at)
+    assert all("proof" not in each.label for each in at.expander)
 
 
 # ---- files ---------------------------------------------------------------------------------------
