@@ -59,17 +59,12 @@ def lines(
     Raises:
         BadTarget: an unknown method, setting or target, or more maps than a sheet can hold.
     """
-    if rows not in ROWS:
-        raise ValueError(f"rows is {rows!r}; expected one of {', '.join(ROWS)}")
-    for method in methods:
-        if method not in METHODS:
-            raise BadTarget("unknown-method", "There is no such method; the methods are "
-                            f"{', '.join(METHODS)}.")  # fmt: skip
+    check_question(methods, rows)
     found: list[list[Tile]] = []
     for number, image in enumerate(images):
         asked = targets[number] if targets is not None else ()
-        explanations = _explain(model, image, methods, asked, fit, settings or {})
-        found += _lines_of_one(model, image, explanations, rows, fit, drawing or Drawing())
+        told = explanations(model, image, methods, asked, fit, settings or {})
+        found += _lines_of_one(model, image, told, rows, fit, drawing or Drawing())
         check_size(found)
         if on_step:
             on_step(number + 1, len(images))
@@ -81,7 +76,7 @@ def draw(model: VisionModel, found: Sequence[Sequence[Tile]], file_format: str =
     return pictures.tiles(found, f"Model {model.id}", model.simulated, NOTE, file_format)
 
 
-def _explain(
+def explanations(
     model: VisionModel,
     image: Image.Image,
     methods: Sequence[str],
@@ -89,6 +84,7 @@ def _explain(
     fit: str,
     settings: Mapping[str, Mapping[str, Any]],
 ) -> list[Explanation]:
+    """One per method, of the same picture and targets; arguments as in ``lines``."""
     encoding = model.encode_image(image, fit)
     asked = list(targets) or [top_classes(model.logits(encoding), 1)[0][0]]
     return [
@@ -101,19 +97,30 @@ def _explain(
 def _lines_of_one(
     model: VisionModel,
     image: Image.Image,
-    explanations: Sequence[Explanation],
+    told: Sequence[Explanation],
     rows: str,
     fit: str,
     drawing: Drawing,
 ) -> list[list[Tile]]:
     view = model.fit(image, fit, zoom=pictures.view_zoom(model.input_size)).image
     saw = Tile(view, pictures.SAW)
-    maps = [_maps(view, each, drawing) for each in explanations]
+    maps = [_maps(view, each, drawing) for each in told]
+    return arrange(saw, maps, len(told[0].labels), rows)
+
+
+def arrange(saw: Tile, maps: Sequence[Sequence[Tile]], count: int, rows: str) -> list[list[Tile]]:
+    """The lines of one picture.
+
+    Args:
+        saw: what the model saw; stands first in every line.
+        maps: per method, one per target, or one for all of them.
+        count: how many targets.
+        rows: one of ``ROWS``.
+    """
     if rows == "images":
         return [[saw, *(tile for line in maps for tile in line)]]
     if rows == "methods":
         return [[saw, *line] for line in maps]
-    count = len(explanations[0].labels)
     return [[saw, *(line[min(index, len(line) - 1)] for line in maps)] for index in range(count)]
 
 
@@ -127,6 +134,16 @@ def _maps(view: Image.Image, explanation: Explanation, drawing: Drawing) -> list
         title = method.label if label is None else f"{method.label}\n{label}, value {value}"
         tiles.append(pictures.map_tile(picture, explanation, scale, title, drawing.palette))
     return tiles
+
+
+def check_question(methods: Sequence[str], rows: str) -> None:
+    """Raise ``BadTarget`` for an unknown method, ``ValueError`` for unknown rows."""
+    if rows not in ROWS:
+        raise ValueError(f"rows is {rows!r}; expected one of {', '.join(ROWS)}")
+    for method in methods:
+        if method not in METHODS:
+            raise BadTarget("unknown-method", "There is no such method; the methods are "
+                            f"{', '.join(METHODS)}.")  # fmt: skip
 
 
 def check_size(found: Sequence[Sequence[Tile]]) -> None:

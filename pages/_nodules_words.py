@@ -6,7 +6,7 @@ import numpy as np
 
 import cdam_core as cdam
 from cdam_core.nodules import BIOMARKERS, Nodule
-from cdam_core.nodules.card import BANNER, PROVENANCE_OF, UNITS
+from cdam_core.nodules.card import BANNER, PROVENANCE_OF, UNITS, readers_text, value_text
 from pages._words import plain, signed
 
 PHANTOM_STAMP = "SIMULATED CT"
@@ -84,18 +84,6 @@ def tag(output: str) -> str:
 
 
 # ---- numbers -------------------------------------------------------------------------------------
-
-
-def value_text(name: str, value: float) -> str:
-    """A biomarker's value with its unit where it has one."""
-    return f"{value:.1f} mm" if name == "diameter" else f"{value:.1f}"
-
-
-def readers_text(nodule: Nodule, name: str) -> str:
-    """The readers' mean and standard deviation, and how many they are."""
-    found = nodule.by_reader(name)
-    unit = " mm" if name == "diameter" else ""
-    return f"{found.mean():.1f} ± {found.std(ddof=1):.1f}{unit} ({len(found)})"
 
 
 def probability(logit: float) -> float:

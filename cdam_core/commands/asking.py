@@ -24,11 +24,11 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".g
 # ---- options -------------------------------------------------------------------------------------
 
 
-def add_source(command: argparse.ArgumentParser) -> None:
-    """The pictures."""
+def add_source(command: argparse.ArgumentParser, others: str = "", told: str = "") -> None:
+    """The pictures; what else a command takes is added to how they are written and told."""
     command.add_argument(
-        "source", type=Path, metavar="IMAGE|FOLDER|TABLE.csv",
-        help="an image, a folder of images, or a table with the columns image and target",
+        "source", type=Path, metavar=f"IMAGE|FOLDER|TABLE.csv{others}",
+        help=f"an image, a folder of images, or a table with the columns image and target{told}",
     )  # fmt: skip
 
 

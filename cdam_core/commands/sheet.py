@@ -2,7 +2,9 @@
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from cdam_core import sheets
 from cdam_core.commands import FAILED, asking
@@ -10,6 +12,9 @@ from cdam_core.errors import BadImage, BadTarget
 from cdam_core.files import write_atomically
 from cdam_core.images import open_image
 from cdam_core.methods import METHODS
+from cdam_core.models import VisionModel
+from cdam_core.nodules import sheets as nodule_sheets
+from cdam_core.pictures import Tile
 from cdam_core.provenance import Drawing
 from cdam_core.targets import resolve
 
@@ -20,10 +25,12 @@ def add(commands: argparse._SubParsersAction) -> None:
         "sheet",
         help="draw maps side by side, as in the paper's figures",
         description="Write one sheet as PNG and SVG: pictures against methods, classes and "
-        "concepts, every map with its value and scale.",
+        "concepts, every map with its value and scale; of lung nodules, with the readers' mean.",
     )
-    asking.add_source(command)
-    asking.add_question(command, "the strongest one of each image")
+    asking.add_source(command, f"|{nodule_sheets.PREFIX}…",
+                      f"; or simulated crops of nodules: {nodule_sheets.EXPECTED}")  # fmt: skip
+    asking.add_question(command, "the strongest one of each image; of nodules malignant, or "
+                        "the eight biomarkers")  # fmt: skip
     command.add_argument(
         "--method", action="append", default=[], choices=METHODS,
         help="may be repeated (default: attention, cdam)",
@@ -46,6 +53,8 @@ def run(options: argparse.Namespace) -> int:
         raise BadTarget("unknown-setting", "Settings arrived for several methods; give them with "
                         "a single --method.")  # fmt: skip
     METHODS[methods[0]].resolve_settings(settings)
+    if str(options.source).startswith(nodule_sheets.PREFIX):
+        return _nodules(options, methods, {methods[0]: settings})
     jobs = asking.jobs(options.source, tuple(options.target))
     concepts = asking.concepts(options.concept)
     model = asking.load(options)
@@ -68,11 +77,41 @@ def run(options: argparse.Namespace) -> int:
     if not found:
         raise BadImage("unreadable", "None of the images could be read; there is nothing to draw.")
     sheets.check_size(found)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    stem = f"{options.out.name}-simulated" if model.simulated else options.out.name
-    for file_format in ("png", "svg"):
-        place = options.out.with_name(f"{stem}.{file_format}")
-        write_atomically(place, sheets.draw(model, found, file_format))
+    _write(options.out, model, found, sheets.draw, model.simulated)
     if failed:
         print(f"cdam: {failed} of {len(jobs)} images were left out.", file=sys.stderr)
     return FAILED if failed else 0
+
+
+def _nodules(
+    options: argparse.Namespace, methods: Sequence[str], settings: dict[str, dict[str, Any]]
+) -> int:
+    """The sheet of lung nodules; what cannot be drawn is said before anything is computed."""
+    chosen = nodule_sheets.choose(str(options.source))
+    if options.concept:
+        raise BadTarget("unsupported", "A concept was asked for on lung nodules; expected --target "
+                        "with outputs of a nodule model.")  # fmt: skip
+    model = asking.load(options)
+    found = nodule_sheets.lines(
+        model, chosen, methods, [asking.target(text) for text in options.target],
+        rows=options.rows, settings=settings,
+        drawing=Drawing(options.palette, smooth=options.smooth),
+        on_step=lambda done, total: print(f"[{done}/{total}] nodule {chosen[done - 1].id}",
+                                          flush=True),
+    )  # fmt: skip
+    _write(options.out, model, found, nodule_sheets.draw, True)
+    return 0
+
+
+def _write(
+    out: Path,
+    model: VisionModel,
+    found: Sequence[Sequence[Tile]],
+    draw: Callable[[VisionModel, Sequence[Sequence[Tile]], str], bytes],
+    simulated: bool,
+) -> None:
+    """Both files; simulated data says so in their names."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    stem = f"{out.name}-simulated" if simulated else out.name
+    for file_format in ("png", "svg"):
+        write_atomically(out.with_name(f"{stem}.{file_format}"), draw(model, found, file_format))

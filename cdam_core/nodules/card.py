@@ -8,7 +8,7 @@ from safetensors.torch import save
 from torch import nn
 
 from cdam_core.files import write_atomically
-from cdam_core.nodules.pack import BIOMARKERS
+from cdam_core.nodules.pack import BIOMARKERS, Nodule
 from cdam_core.nodules.phantom import Phantom
 from cdam_core.scenes.card import sha256, write_json
 
@@ -43,6 +43,18 @@ LIMITS = (
     "every block, and CDAM explains less of them.",
 )
 UNITS = dict.fromkeys(BIOMARKERS, "rating points") | {"diameter": "mm"}
+
+
+def value_text(name: str, value: float) -> str:
+    """A biomarker's value with its unit where it has one."""
+    return f"{value:.1f} mm" if name == "diameter" else f"{value:.1f}"
+
+
+def readers_text(nodule: Nodule, name: str) -> str:
+    """The readers' mean and standard deviation of a rating or of "diameter", and how many."""
+    found = nodule.by_reader(name)
+    unit = " mm" if name == "diameter" else ""
+    return f"{found.mean():.1f} ± {found.std(ddof=1):.1f}{unit} ({len(found)})"
 
 
 def describe(settings, data, job, trained_layers: int) -> dict:
