@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import cdam_core as cdam
-from cdam_core import benchmarks, devices, mechanism, sanity
+from cdam_core import benchmarks, devices, head, mechanism, sanity
 from tests import zoo
 from tests.conftest import tiny_module
 from tests.elsewhere import NAME, Elsewhere, There
@@ -147,3 +147,17 @@ def test_a_device_that_is_not_here_is_one_clear_sentence(name):
     with pytest.raises(cdam.BadCheckpoint, match="not available to PyTorch here") as caught:
         devices.find(name)
     assert caught.value.reason == "unsupported"
+
+
+def test_a_head_is_taught_there(model, elsewhere):
+    pictures = {
+        name: [Image.new("RGB", (32, 32), (shade, shade, other)) for shade in shades]
+        for name, shades, other in (("dark", (5, 20, 35), 0), ("light", (200, 220, 240), 90))
+    }
+    expected, seen = head.teach(model, pictures)
+    taught, judged = head.teach(elsewhere, pictures)
+    assert all(isinstance(p, There) for p in taught.module.parameters())
+    assert judged.top1 == seen.top1
+    picture = pictures["dark"][0]
+    one, other = (cdam.explain(each, picture, "dark") for each in (expected, taught))
+    assert_close(other.scores, one.scores)
