@@ -15,10 +15,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-import streamlit as st
-from starlette.formparsers import MultiPartParser
+from pages import _settings
 
-from pages import _errors, _state
+# Before the rest is loaded: much of it looks at the settings then.
+SETTINGS = _settings.start()
+
+import streamlit as st  # noqa: E402
+from starlette.formparsers import MultiPartParser  # noqa: E402
+from streamlit import config  # noqa: E402
+
+from pages import _errors, _state  # noqa: E402
 
 
 @contextlib.asynccontextmanager
@@ -30,9 +36,10 @@ async def lifespan(app: st.App) -> AsyncIterator[dict]:
 
 _errors.prepare_logging()
 # By default an upload of more than 1 MB passes through a temporary file on disk while it arrives.
-# Twice the size that .streamlit/config.toml admits keeps every one of them in memory.
+# Twice the size that server.toml can admit keeps every one of them in memory.
 MultiPartParser.spool_max_size = 40 * 2**20
 # Called once here, where there is no visitor, this switches off Streamlit's own discovery of
 # pages/, which would serve the first visitor a page without its frame.
 st.navigation([st.Page(lambda: None, title="boot", url_path="boot")])
 app = st.App("pages/_frame.py", lifespan=lifespan, on_script_error=_errors.on_error)
+config.set_option("server.maxUploadSize", SETTINGS.uploads.file_mb)

@@ -17,9 +17,10 @@ from pages import _state
 from pages._concepts_samples import Series, series
 from pages._panels import data_url
 from pages._pickers import THUMBNAIL_SIDE
+from pages._settings import settings
 
 MAX_CONCEPTS = 8
-MAX_EXAMPLES = 24  # per concept
+MAX_EXAMPLES = settings().uploads.concept_images  # per concept
 EXAMPLE_SIDE = 336  # pixels of an example that are kept: as much as the scenes model looks at
 MIN_CROP = 16  # pixels of the picture
 MAX_UNDO = 10

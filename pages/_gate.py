@@ -16,6 +16,7 @@ from typing import Any
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from cdam_core import threads
+from pages._settings import Computing, settings
 
 TICK = 0.1  # seconds between two looks at whether a waiting job is still wanted
 
@@ -29,7 +30,7 @@ class Busy(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """How much is computed at once.
+    """How much is computed at once; the defaults are those of ``server.toml``.
 
     Attributes:
         cores: of the processor, for all jobs together.
@@ -40,10 +41,16 @@ class Limits:
     """
 
     cores: int = field(default_factory=threads.cores)
-    waiting: int = 40
-    jobs_per_user: int = 2
-    waiting_per_user: int = 6
-    patience: float = 120.0
+    waiting: int = Computing.waiting
+    jobs_per_user: int = Computing.jobs_per_user
+    waiting_per_user: int = Computing.waiting_per_user
+    patience: float = Computing.patience_s
+
+    @classmethod
+    def stated(cls, by: Computing) -> "Limits":
+        """What the administrator decided; never more cores than there are."""
+        cores = min(by.cores or threads.cores(), threads.cores())
+        return cls(cores, by.waiting, by.jobs_per_user, by.waiting_per_user, by.patience_s)
 
     @property
     def slots(self) -> int:
@@ -221,7 +228,7 @@ class Gate:
             )
 
 
-gate = Gate()
+gate = Gate(Limits.stated(settings().computing))
 _visitor: ContextVar[str | None] = ContextVar("visitor", default=None)
 
 
