@@ -13,7 +13,6 @@ many (the paper's Figure 11), and the functions below it say in numbers what suc
 Source: Brocki, Binda, Chung, arXiv 2312.02364, Figure 11, Eq. 9 and Appendix A.1.
 """
 
-import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 
 from cdam_core.errors import BadImage, BadTarget
 from cdam_core.explanation import explain
+from cdam_core.intervals import Estimate, bootstrap, interval_text
 from cdam_core.last_block import TokenSets, relevance_by_head, values_without_patches
 from cdam_core.methods import METHODS
 from cdam_core.methods.blocks import (
@@ -36,12 +36,11 @@ from cdam_core.methods.blocks import (
     require_open,
 )
 from cdam_core.models import Encoding, VisionModel
+from cdam_core.pictures import figure_file
 from cdam_core.targets import Target, resolve
 
 QUIET = 0.01  # attention below this share of its maximum counts as none
 LOUD = 0.05  # |score| above this share of its maximum counts as evidence
-DRAWS = 2000  # of the bootstrap
-LEVEL = 0.95  # of the intervals
 TILES = 4  # tiles per side of a picture, for intervals from one picture alone
 SMALL_SHARE, LARGE_SHARE = 1 / 3, 2 / 3  # of the decision left to the last block
 
@@ -394,15 +393,6 @@ def pool(
 # ---- how far two maps agree ----------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its interval; NaN bounds where nothing could be drawn."""
-
-    value: float
-    low: float
-    high: float
-
-
 @dataclass(frozen=True, eq=False)
 class Agreement:
     """Pearson's correlation of two maps over a set of pictures.
@@ -416,33 +406,6 @@ class Agreement:
     pooled: Estimate
     mean: Estimate
     per_image: np.ndarray
-
-
-def bootstrap(
-    sums: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], seed: int = 0
-) -> Estimate:
-    """A statistic of sums over groups, with a percentile interval from drawing whole groups.
-
-    Args:
-        sums: (groups, K) what every group adds.
-        statistic: (..., K) sums to (...) numbers.
-        seed: of the draws; the same groups give the same interval.
-
-    Returns:
-        ``Estimate`` at ``LEVEL``; NaN bounds from a single group.
-    """
-    sums = np.asarray(sums, np.float64)
-    value = float(statistic(sums.sum(0)))
-    count = len(sums)
-    if count < 2:
-        return Estimate(value, float("nan"), float("nan"))
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), DRAWS)
-    found = statistic(drawn @ sums)
-    found = found[np.isfinite(found)]
-    if not found.size:
-        return Estimate(value, float("nan"), float("nan"))
-    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(value, float(low), float(high))
 
 
 def agreement(ones: Sequence[np.ndarray], twos: Sequence[np.ndarray], seed: int = 0) -> Agreement:
@@ -632,10 +595,7 @@ def pair_plot(
                 axis.set_ylabel(METHODS[below].label, color=ink, fontsize=9)
     if title:
         figure.suptitle(title, color=ink, fontsize=11)
-    buffer = io.BytesIO()
-    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(file_format)
-    figure.savefig(buffer, format=file_format, transparent=dark, metadata=metadata)
-    return buffer.getvalue()
+    return figure_file(figure, file_format, transparent=dark)
 
 
 def _pair_text(found: Agreement) -> str:
@@ -643,18 +603,6 @@ def _pair_text(found: Agreement) -> str:
     if len(found.per_image) > 1:
         lines.append(("per picture", found.mean))
     return "\n".join(f"{words}\n{interval_text(each)}" for words, each in lines)
-
-
-def interval_text(found: Estimate, decimals: int = 2) -> str:
-    """E.g. "0.44 (0.40 to 0.48)"; a minus sign that prints well."""
-    def number(value: float) -> str:
-        return f"{value:.{decimals}f}".replace("-", "−")
-
-    if np.isnan(found.value):
-        return "not defined"
-    if np.isnan(found.low):
-        return number(found.value)
-    return f"{number(found.value)} ({number(found.low)} to {number(found.high)})"
 
 
 def _frame_of(axis, ink: str, is_drawn: bool) -> None:

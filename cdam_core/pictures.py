@@ -331,9 +331,7 @@ def panel(
     stamp = "  ·  SIMULATED DATA" if explanation.simulated else ""
     title = f"{METHODS[explanation.method].label}  ·  model {explanation.model_id}{stamp}"
     figure.suptitle(_literal(title), fontsize=11)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=file_format, metadata=_metadata(file_format))
-    return buffer.getvalue()
+    return figure_file(figure, file_format)
 
 
 def sheet(
@@ -440,9 +438,7 @@ def tiles(
             if tile.scale is not None:
                 _small_scale(axis, tile.scale, tile.palette)
         top += high + TILE_SCALE
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=file_format, metadata=_metadata(file_format))
-    return buffer.getvalue()
+    return figure_file(figure, file_format)
 
 
 def _wrapped(text: str, length: int) -> str:
@@ -511,9 +507,12 @@ def _colour_bar(figure, axes, explanation, scale, palette, note) -> None:
     bar.set_label(f"score per {unit}{', ' + note if note else ''}", fontsize=9)
 
 
-def _metadata(file_format: str) -> dict[str, None] | None:
-    """No creation date, so that the same result gives the same bytes."""
-    return {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(file_format)
+def figure_file(figure: Figure, file_format: str, transparent: bool = False) -> bytes:
+    """A figure as "png" | "svg" | "pdf", without a date: the same figure gives the same bytes."""
+    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(file_format)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=file_format, transparent=transparent, metadata=metadata)
+    return buffer.getvalue()
 
 
 def png(picture: Image.Image) -> bytes:

@@ -8,7 +8,8 @@ import numpy as np
 
 import cdam_core as cdam
 from cdam_core import mechanism
-from cdam_core.mechanism import DRAWS, LOUD, QUIET, TILES, Estimate, Patches
+from cdam_core.intervals import DRAWS, LEVEL, Estimate, interval_text
+from cdam_core.mechanism import LOUD, QUIET, TILES, Patches
 from cdam_core.methods import METHODS
 from pages._attention_sets import PictureSet
 from pages._words import percent, plain
@@ -118,7 +119,7 @@ def _mass(found: Numbers, pictures: Sequence[Patches]) -> str:
 
 
 def _interval(found: Estimate) -> str:
-    text = mechanism.interval_text(found)
+    text = interval_text(found)
     value, bracket, rest = text.partition(" (")
     return f"**{value}**" + (f" (95 % interval {rest}" if bracket else "")
 
@@ -129,10 +130,10 @@ def table(every: Sequence[Numbers]) -> list[dict[str, Any]]:
     for found in every:
         line = {
             "Map": METHODS[found.method].label,
-            "Correlation with attention": mechanism.interval_text(found.pooled),
+            "Correlation with attention": interval_text(found.pooled),
         }
         if found.mean is not None:
-            line["Mean of the pictures"] = mechanism.interval_text(found.mean)
+            line["Mean of the pictures"] = interval_text(found.mean)
         line |= {
             "Scores without attention": f"{found.loud} of {found.quiet}"
             + (f" ({100 * found.loud / found.quiet:.1f} %)" if found.quiet else ""),
@@ -185,7 +186,7 @@ def as_json(every: Sequence[Numbers]) -> dict[str, Any]:
     """All numbers with their intervals; NaN becomes null."""
     return {
         "thresholds": {"quiet": QUIET, "evidence": LOUD},
-        "intervals": {"level": mechanism.LEVEL, "draws": DRAWS},
+        "intervals": {"level": LEVEL, "draws": DRAWS},
         "maps": [
             {
                 "method": each.method,

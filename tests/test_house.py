@@ -14,7 +14,7 @@ from cdam_core.assets import assets_dir
 
 ROOT = Path(__file__).parent.parent
 # The data flow, first to last; a module imports only what stands before it.
-ORDER = ("errors", "assets", "devices", "files", "archive", "images", "late_vit",
+ORDER = ("errors", "assets", "devices", "files", "archive", "intervals", "images", "late_vit",
          "architectures", "bank", "last_block", "layouts", "checkpoints", "hub", "models", "sizes",
          "concepts", "targets", "methods", "maps", "regions", "pictures", "explanation",
          "benchmarks", "sanity", "mechanism", "provenance", "replaying", "series", "sheets",
