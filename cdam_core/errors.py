@@ -91,3 +91,10 @@ class BadScan(CdamError):
 
     REASONS = ("not-found", "damaged", "unreadable", "compressed", "geometry", "missing-slices",
                "wrong-type", "empty", "too-large", "truncated")  # fmt: skip
+
+
+class BadData(CdamError):
+    """A data set, or a folder of results, that no benchmark can be run on."""
+
+    REASONS = ("not-found", "empty", "unreadable", "labels", "unknown-class", "other-run",
+               "missing-package", "unsupported")  # fmt: skip

@@ -1,9 +1,11 @@
 """Compose the committed test scenes: ``tests/data/scenes_test.zip``, pictures, masks and labels.
 
     python scripts/build_scenes_test.py --drawings runs/drawings
+    python scripts/build_scenes_test.py --objects 1 --scenes 400 --seed 80002 --out single.zip
 
 They are scenes of the quality table's first column, on other seeds than training and measuring.
-Needs ``requirements-train.txt`` and npm.
+With options, more of them, or of one object each, for ``python -m cdam_core benchmark --data
+single.zip``. Needs ``requirements-train.txt`` and npm.
 """
 
 import argparse
@@ -20,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from cdam_core.scenes import drawings  # noqa: E402
-from cdam_core.scenes.generator import MEASURED, SceneGenerator  # noqa: E402
+from cdam_core.scenes.generator import MEASURED, SceneGenerator, calm  # noqa: E402
 
 SEED = 80_001
 SIDE = 336
@@ -34,7 +36,7 @@ def encoded(array: np.ndarray, kind: str, **options) -> bytes:
     return buffer.getvalue()
 
 
-def write(path: Path, scenes) -> None:
+def write(path: Path, scenes, quality: int = QUALITY) -> None:
     """Write scenes into one archive; entries carry no date, so equal scenes give equal files."""
     labels = []
     with zipfile.ZipFile(path, "w") as archive:
@@ -42,7 +44,7 @@ def write(path: Path, scenes) -> None:
             archive.writestr(zipfile.ZipInfo(name), content)
 
         for index, scene in enumerate(scenes):
-            add(f"{index:03d}.jpg", encoded(scene.image, "JPEG", quality=QUALITY, subsampling=0))
+            add(f"{index:03d}.jpg", encoded(scene.image, "JPEG", quality=quality, subsampling=0))
             add(f"{index:03d}.png", encoded(scene.mask, "PNG", optimize=True))
             labels.append({"labels": list(scene.labels), "drawings": list(scene.credits)})
         add("scenes.json", json.dumps(labels, indent=1).encode())
@@ -54,11 +56,15 @@ def main() -> None:
     parser.add_argument("--drawings", type=Path, default=Path("runs/drawings"))
     parser.add_argument("--out", type=Path, default=ROOT / "tests" / "data" / "scenes_test.zip")
     parser.add_argument("--scenes", type=int, default=120)
+    parser.add_argument("--objects", type=int, choices=(1, 2), default=2, help="in every scene")
+    parser.add_argument("--seed", type=int, default=SEED, help="fixes all scenes")
+    parser.add_argument("--quality", type=int, default=QUALITY, help="of the JPEG files")
     args = parser.parse_args()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     sprites = drawings.draw(drawings.COLOUR_EMOJI, args.drawings, variants=False)
-    generator = SceneGenerator(sprites, MEASURED, SIDE, SEED)
-    write(args.out, [generator.scene() for _ in range(args.scenes)])
+    recipe = calm(MEASURED, counts=(1,) if args.objects == 1 else MEASURED.counts)
+    generator = SceneGenerator(sprites, recipe, SIDE, args.seed)
+    write(args.out, (generator.scene() for _ in range(args.scenes)), args.quality)
     print(f"wrote {args.scenes} scenes to {args.out}")
 
 

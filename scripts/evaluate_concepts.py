@@ -22,12 +22,12 @@ sys.path.insert(0, str(ROOT))
 
 import cdam_core as cdam  # noqa: E402
 from cdam_core.assets import assets_dir  # noqa: E402
+from cdam_core.benchmarks.masks import HIT_COVERAGE, coverage  # noqa: E402
 from cdam_core.concepts import Concept, build_concept, minus_mean_of_others  # noqa: E402
 from cdam_core.scenes import drawings  # noqa: E402
 from cdam_core.scenes.classes import CLASS_NAMES, RESERVED_CLASSES  # noqa: E402
 from cdam_core.scenes.generator import MEASURED, calm, of_sets  # noqa: E402
 from cdam_core.scenes.held_out import HeldOutScenes, draw_all  # noqa: E402
-from cdam_core.scenes.quality import HIT_COVERAGE, coverage  # noqa: E402
 
 EXAMPLES = 10
 BOUND_MEAN, BOUND_WORST = 0.80, 0.60  # with the default similarity

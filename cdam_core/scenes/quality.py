@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cdam_core.benchmarks.masks import coverage, measure_map
 from cdam_core.explanation import explain
 from cdam_core.models import VisionModel
-
-HIT_COVERAGE = 0.25  # a patch lies "on" an object from this covered share of its area
 
 # Measure -> (words, bound on the training drawings, bound on the unseen style); the bound is a
 # minimum where the sign is ">=" and a maximum where it is "<=".
@@ -31,41 +30,6 @@ class Estimate:
 
     value: float
     error: float
-
-
-def coverage(mask: np.ndarray, index: int, grid: tuple[int, int]) -> np.ndarray:
-    """Share of every patch that an object covers.
-
-    Args:
-        mask: (H, W) instance mask; H and W multiples of the grid.
-        index: the object's number in the mask.
-        grid: (rows, cols).
-
-    Returns:
-        (rows, cols) in 0..1.
-    """
-    (height, width), (rows, cols) = mask.shape, grid
-    blocks = (mask == index).reshape(rows, height // rows, cols, width // cols)
-    return blocks.mean((1, 3))
-
-
-def measure_map(scores: np.ndarray, target: np.ndarray, other: np.ndarray) -> dict[str, float]:
-    """The measures of one map.
-
-    Args:
-        scores: (rows, cols) signed.
-        target, other: (rows, cols) coverage of the explained object and of the other one.
-    """
-    peak = np.unravel_index(scores.argmax(), scores.shape)
-    positive = np.clip(scores, 0, None)
-    mass = max(positive.sum(), np.finfo(np.float32).tiny)
-    return {
-        "hit_target": float(target[peak] >= HIT_COVERAGE),
-        "hit_other": float(other[peak] >= HIT_COVERAGE),
-        "mass_target": float((positive * target).sum() / mass),
-        "mass_other": float((positive * other).sum() / mass),
-        "other_negative": float((scores * other).sum() < 0),
-    }
 
 
 def measure_scene(model: VisionModel, image, mask: np.ndarray, labels) -> dict[str, float]:
