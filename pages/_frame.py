@@ -5,7 +5,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from pages import _links
+from pages import _links, _visits
 
 FOLDER = Path(__file__).parent
 LOGO = FOLDER / "_viewer" / "logo.svg"
@@ -56,7 +56,9 @@ def main() -> None:
     st.logo(str(LOGO), size="large")
     st.session_state["frame"] = True
     _links.follow()
-    st.navigation(navigation_pages(), position="top").run()
+    page = st.navigation(navigation_pages(), position="top")
+    _visits.begin()
+    page.run()
     st.divider()
     st.caption(FOOTER)
 

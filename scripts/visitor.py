@@ -40,6 +40,7 @@ class Screen:
         part: label -> id of the part of the page that alone is drawn again; "" is the whole page.
         maps: data of the viewer, with the numbers of every patch.
         drawn: how often maps have arrived.
+        asks_again: whether the browser is to ask for the page when it is connected again.
         sentences: texts of alerts, the newest last.
     """
 
@@ -47,6 +48,7 @@ class Screen:
     part: dict[str, str] = field(default_factory=dict)
     maps: dict[str, Any] | None = None
     drawn: int = 0
+    asks_again: bool = False
     sentences: list[str] = field(default_factory=list)
 
 
@@ -57,9 +59,11 @@ class Visitor:
         url: address of the app, with its base path, without a slash at the end.
         user: (name, password) where a proxy asks for them.
         page: path of the page.
+        earlier: id of a visit to go on with.
     """
 
-    def __init__(self, url: str, user: tuple[str, str] | None = None, page: str = ""):
+    def __init__(self, url: str, user: tuple[str, str] | None = None, page: str = "",
+                 earlier: str = ""):  # fmt: skip
         self.url, self.page, self.screen = url.rstrip("/"), page, Screen()
         self.http = requests.Session()
         self.http.trust_env = False
@@ -68,7 +72,7 @@ class Visitor:
             self.http.auth = user
         self._get("/_stcore/health")
         self._xsrf = self.http.cookies.get("_streamlit_xsrf", "")
-        self._session, self._hash, self._set = "", "", {}
+        self._session, self._hash, self._set = earlier, "", {}
         self._open = ExitStack()
         self._socket = self._open.enter_context(self._connect())
 
@@ -94,7 +98,8 @@ class Visitor:
             f"{'wss' if parts.scheme == 'https' else 'ws'}://{parts.netloc}{parts.path}"
             "/_stcore/stream",
             origin=f"{parts.scheme}://{parts.netloc}", additional_headers=headers, proxy=None,
-            subprotocols=["streamlit", self._xsrf or "none"], max_size=None, open_timeout=PATIENCE,
+            subprotocols=["streamlit", self._xsrf or "none", *filter(None, [self._session])],
+            max_size=None, open_timeout=PATIENCE,
             ssl=_trusting() if parts.scheme == "https" else None,
         )  # fmt: skip
 
@@ -112,6 +117,13 @@ class Visitor:
             "string_value" if isinstance(value, str) else "double_value"  # fmt: skip
         self._set[self.screen.choices[label].id] = (name, value)
         self._run(self.screen.part[label])
+
+    def press(self, label: str) -> None:
+        """Press a button once."""
+        widget = self.screen.choices[label].id
+        self._set[widget] = ("trigger_value", True)
+        self._run(self.screen.part[label])
+        del self._set[widget]
 
     def upload(self, content: bytes, name: str = "picture.png") -> None:
         """Open a picture, and have its maps shown even if the model finds it unfamiliar."""
@@ -184,6 +196,8 @@ class Visitor:
         if kind == "new_session":
             self._session = message.new_session.initialize.session_id or self._session
             self._hash = message.new_session.page_script_hash
+        elif kind == "auto_rerun":
+            self.screen.asks_again = True
         elif kind == "delta" and message.delta.WhichOneof("type") == "new_element":
             element = message.delta.new_element
             self._take_element(element.WhichOneof("type"), element, message.delta.fragment_id)

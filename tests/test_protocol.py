@@ -8,6 +8,7 @@ import requests
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from pages import _visits
 from scripts import load
 from scripts.serving import App
 from scripts.visitor import UPLOAD, Refused, Visitor
@@ -88,6 +89,32 @@ def test_a_foreign_origin_gets_no_websocket(app):
     with pytest.raises(InvalidStatus, match="403"):
         connect(address, origin="https://elsewhere.example", proxy=None,
                 subprotocols=["streamlit"])  # fmt: skip
+
+
+def test_who_comes_from_a_visit_that_is_no_more_is_told_until_it_is_noted(app, visitor):
+    assert visitor.screen.asks_again  # of itself, when the browser is connected again
+    assert _visits.RESET not in visitor.screen.sentences
+    late = Visitor(app.url, earlier="0" * 8 + "-0000-4000-8000-" + "0" * 12)
+    late.open()
+    assert _visits.RESET in late.screen.sentences
+    assert late.screen.maps  # the page has begun anew, with a sample
+    late.screen.sentences.clear()
+    late.choose("Head", "Head 2")  # a part of the page
+    late.press("OK")
+    assert late.screen.sentences == []
+    late.close()
+
+
+def test_a_visit_goes_on_after_a_short_break_with_the_same_picture(visitor):
+    visitor.upload(load._png(7))
+    shown, session = visitor.screen.maps["panels"][0]["src"], visitor._session
+    visitor.close()
+    again = Visitor(visitor.url, earlier=session)
+    again.open()
+    assert again._session == session
+    assert _visits.RESET not in again.screen.sentences
+    assert again.screen.maps["panels"][0]["src"] == shown
+    again.close()
 
 
 def test_only_this_computer_is_listened_to(app):
