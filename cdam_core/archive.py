@@ -9,9 +9,9 @@ import io
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import prod
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -22,6 +22,8 @@ MAX_MEMBERS = 200
 MAX_CONTENT = 256 * 2**20  # bytes of all members together, unpacked
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a ZIP can hold: the same content, the same bytes
 _ARRAYS = {np.dtype(np.float32), np.dtype(np.bool_)}
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, OSError,
+               RuntimeError, KeyError, MemoryError, UnicodeError)  # fmt: skip
 _EXPECTED = "expected a ZIP as this program writes it"
 
 
@@ -73,8 +75,38 @@ def unpack(source: bytes | str | Path) -> dict[str, bytes]:
             return {entry.filename: _member(archive, entry) for entry in entries}
     except BadRecord:
         raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, OSError,
-            RuntimeError, KeyError, MemoryError, UnicodeError):  # fmt: skip
+    except _UNREADABLE:
+        raise BadRecord("unreadable", f"The file is no readable ZIP; {_EXPECTED}.") from None
+
+
+def pick(content: bytes, names: Collection[str]) -> dict[str, bytes]:
+    """Members of a ZIP by the last part of their names, wherever in it they lie; nothing else.
+
+    Args:
+        content: the file's bytes.
+        names: of the members that are wanted; those that are not there are left out.
+
+    Raises:
+        BadRecord: no ZIP, damaged or encrypted, one of the names twice, or larger than the limits
+            of this module.
+    """
+    if len(content) > MAX_FILE:
+        raise _too_large()
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            found = [entry for entry in archive.infolist()
+                     if PurePosixPath(entry.filename).name in names]  # fmt: skip
+            if sum(entry.file_size for entry in found) > MAX_CONTENT:
+                raise _too_large()
+            last = [PurePosixPath(entry.filename).name for entry in found]
+            if len(set(last)) < len(last) or any(entry.flag_bits & 1 for entry in found):
+                raise BadRecord("unsafe", "The ZIP is encrypted, or holds one of its files twice; "
+                                f"{_EXPECTED}.")  # fmt: skip
+            return {name: _member(archive, entry)
+                    for name, entry in zip(last, found, strict=True)}  # fmt: skip
+    except BadRecord:
+        raise
+    except _UNREADABLE:
         raise BadRecord("unreadable", f"The file is no readable ZIP; {_EXPECTED}.") from None
 
 

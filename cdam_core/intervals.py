@@ -6,6 +6,7 @@ it is alike.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -40,8 +41,7 @@ def bootstrap(
     count = len(sums)
     if count < 2:
         return Estimate(value, float("nan"), float("nan"))
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), DRAWS)
-    found = statistic(drawn @ sums)
+    found = statistic(_drawn(count, seed) @ sums)
     found = found[np.isfinite(found)]
     if not found.size:
         return Estimate(value, float("nan"), float("nan"))
@@ -52,10 +52,37 @@ def bootstrap(
 def interval_text(found: Estimate, decimals: int = 2) -> str:
     """E.g. "0.44 (0.40 to 0.48)"; a minus sign that prints well."""
     def number(value: float) -> str:
-        return f"{value:.{decimals}f}".replace("-", "−")
+        rounded = round(value, decimals) + 0.0  # no negative zero
+        return f"{rounded:.{decimals}f}".replace("-", "−")
 
     if np.isnan(found.value):
         return "not defined"
     if np.isnan(found.low):
         return number(found.value)
     return f"{number(found.value)} ({number(found.low)} to {number(found.high)})"
+
+
+def bootstrap_means(values: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means over groups, each with a percentile interval, from the same draws for all of them.
+
+    Args:
+        values: (groups, K), at least one group, finite.
+        seed: of the draws.
+
+    Returns:
+        Three (K,) arrays: mean, low and high; NaN bounds from a single group.
+    """
+    values = np.asarray(values, np.float64)
+    count = len(values)
+    if count < 2:
+        return values.mean(0), np.full(values.shape[1], np.nan), np.full(values.shape[1], np.nan)
+    drawn = _drawn(count, seed) @ values / count
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return values.mean(0), low, high
+
+
+@lru_cache(maxsize=2)  # many numbers are asked of the same groups, and drawing is what takes time
+def _drawn(count: int, seed: int) -> np.ndarray:
+    """(DRAWS, count) how often every group is drawn."""
+    draw = np.random.default_rng(seed)
+    return draw.multinomial(count, np.full(count, 1 / count), DRAWS).astype(np.float32)
