@@ -128,8 +128,18 @@ class Computing:
     jobs_per_user: int = option(2, count(1, 1024))
     waiting_per_user: int = option(6, count(1, 1000))
     patience_s: float = option(120, number(1, 3600))
+    cache_mb: float = option(512, number(0, 100_000))
+    stop_s: float = option(30, number(0, 3600))
     device: str = option("auto", device)
     half: bool = option(False, switch)
+
+
+@dataclass(frozen=True)
+class Visits:
+    """When a visit is forgotten."""
+
+    keep_closed_s: float = option(60, number(1, 86_400))
+    keep_idle_min: float = option(480, number(0.05, 1380))
 
 
 @dataclass(frozen=True)
@@ -150,13 +160,22 @@ class Folders:
 
 
 @dataclass(frozen=True)
+class Log:
+    """How the log is written."""
+
+    format: str = option("text", one_of("text", "json"))
+
+
+@dataclass(frozen=True)
 class Settings:
     """All of ``server.toml``."""
 
     uploads: Uploads = Uploads()
     computing: Computing = Computing()
+    visits: Visits = Visits()
     models: Models = Models()
     folders: Folders = Folders()
+    log: Log = Log()
 
 
 # ---- reading -------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """What the pages remember: models and samples for everyone, pictures and results per visitor.
 
-The only place with ``st.cache_*``. Everything computed from a picture is found again by the
-SHA-256 of its pixels, never by Streamlit's own hash of an array, which looks at a sample of it.
-What comes from an upload lives in the session alone and goes with it.
+The only place with ``st.cache_*``, for what is the same for everybody. Everything computed from a
+picture is on the shelf (``_cache``), found again by the SHA-256 of its pixels, never by Streamlit's
+own hash of an array, which looks at a sample of it. Pictures themselves, and answers to slow
+questions, live in the session alone and go with it.
 """
 
 import gc
@@ -10,6 +11,7 @@ import os
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import streamlit as st
@@ -22,7 +24,8 @@ from cdam_core.concepts import concept_of_latents, near_duplicates
 from cdam_core.images import digest, fit_mask
 from cdam_core.maps import coverage
 from cdam_core.pictures import outline_layer, view_zoom
-from pages._gate import slot
+from pages import _cache
+from pages._gate import slot, still_wanted
 from pages._samples import Sample, samples
 
 DEFAULT_MODEL = "scenes"
@@ -35,6 +38,7 @@ TAUGHT = "taught:"  # how the ids of models begin that a visitor has taught
 MAX_TAUGHT = 3  # of them, per visitor
 
 Target = int | tuple[int, int]  # a class, or "first rather than second"
+_loaded: WeakValueDictionary[str, cdam.VisionModel] = WeakValueDictionary()
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,14 @@ def _large_model(model_id: str) -> cdam.VisionModel:
 def _in_place(model: cdam.VisionModel) -> cdam.VisionModel:
     """The model where this server computes: on a graphics card where there is one."""
     half = os.environ.get("CDAM_HALF", "") == "1"
-    return model.on(os.environ.get("CDAM_DEVICE", "auto"), half)
+    placed = model.on(os.environ.get("CDAM_DEVICE", "auto"), half)
+    _loaded[placed.id] = placed
+    return placed
+
+
+def loaded_models() -> tuple[str, ...]:
+    """Ids of the models that are in memory for everybody."""
+    return tuple(sorted(_loaded))
 
 
 def get_randomised(model_id: str, how: str) -> cdam.VisionModel:
@@ -141,8 +152,8 @@ def n_heads(model: cdam.VisionModel) -> int:
     return model.module.blocks[-1].attn.num_heads if model.closed_form else 0
 
 
-def warm() -> None:
-    """Do the slow first things before the first visitor comes.
+def warm() -> bool:
+    """Do the slow first things before the first visitor comes; whether the model is there.
 
     Freezing what exists then keeps the garbage collector, which Streamlit calls after every run,
     from walking through all of torch each time.
@@ -150,13 +161,14 @@ def warm() -> None:
     try:
         model = get_model(DEFAULT_MODEL)
     except cdam.BadCheckpoint:
-        return  # the page will say so
+        return False  # the page will say so
     height, width = model.input_size
     cdam.explain(model, Image.new("RGB", (width, height), "grey"), cdam.ALL)
     for sample_id in list(samples())[:1]:  # what every visitor sees first
         prepare(DEFAULT_MODEL, _sample_picture(sample_id))
     gc.collect()
     gc.freeze()
+    return True
 
 
 # ---- models that a visitor has taught ------------------------------------------------------------
@@ -184,9 +196,8 @@ def forget_taught() -> None:
     """Remove every model that this visitor has taught, and all that they answered."""
     for model_id in list(taught()):
         _forget_model(model_id)
-    for each in (_own_prepared, _explanation, _concept_maps, _concept, _own_latent,
-                 _own_randomised):  # fmt: skip
-        each.clear()
+    _cache.shelf.forget(visit())
+    _own_randomised.clear()
 
 
 def _forget_model(model_id: str) -> None:
@@ -250,9 +261,8 @@ def forget_picture() -> None:
     for name in ("picture", "results", "job", "drawn", "classes", "pair", "patch", "region",
                  "attention.once", "attention.maps"):  # fmt: skip
         st.session_state.pop(name, None)
-    _own_prepared.clear()
-    _explanation.clear()
-    _concept_maps.clear()
+    for kind in ("prepared", "explanation", "concept maps"):
+        _cache.shelf.forget(visit(), kind)
 
 
 def upload_key() -> str:
@@ -282,21 +292,41 @@ def _sample_picture(sample_id: str) -> Picture:
 # ---- what is computed from it --------------------------------------------------------------------
 
 
+def visit() -> str:
+    """Id of the visit for which this runs; where there is none, the house's."""
+    context = get_script_run_ctx(suppress_warning=True)
+    return _cache.HOUSE if context is None else context.session_id
+
+
+def _once(
+    kind: str, model_id: str, key: tuple, make: Callable[[], Any], is_shipped: bool = False
+) -> Any:
+    """What is on the shelf, or made now and put there; of a taught model, for this visit alone.
+
+    Args:
+        kind: first part of the key.
+        model_id: the model that computes it.
+        key: the rest, with the digest of every picture.
+        make: computes it.
+        is_shipped: whether it comes from pictures that everybody has.
+    """
+    owner = visit()
+    if is_taught(model_id):
+        key = (*key, owner)
+    elif is_shipped:
+        owner = _cache.HOUSE
+    return _cache.shelf.get((kind, model_id, *key), make, owner, still_wanted)
+
+
 def prepare(model_id: str, picture: Picture) -> Prepared:
     """Encode a picture, once per model."""
-    is_own = picture.sample is None or is_taught(model_id)
-    remembered = _own_prepared if is_own else _sample_prepared
-    return remembered(model_id, picture.digest, picture)
+    is_shipped = picture.sample is not None
 
+    def make() -> Prepared:
+        with st.spinner("Reading the picture …", show_time=False):
+            return _prepare(get_model(model_id), picture)
 
-@st.cache_resource(max_entries=32, show_spinner="Reading the picture …")
-def _sample_prepared(model_id: str, digest: str, _picture: Picture) -> Prepared:
-    return _prepare(get_model(model_id), _picture)
-
-
-@st.cache_resource(scope="session", max_entries=4, show_spinner="Reading the picture …")
-def _own_prepared(model_id: str, digest: str, _picture: Picture) -> Prepared:
-    return _prepare(get_model(model_id), _picture)
+    return _once("prepared", model_id, (picture.digest, is_shipped), make, is_shipped)
 
 
 def _prepare(model: cdam.VisionModel, picture: Picture) -> Prepared:
@@ -341,23 +371,16 @@ def explain(
     """
     key = tuple(sorted((settings or {}).items()))
     encoding = prepare(model_id, picture).encoding
-    return _explanation(model_id, picture.digest, targets, method, key, encoding)
-
-
-@st.cache_resource(scope="session", max_entries=16, show_spinner=False)
-def _explanation(
-    model_id: str,
-    digest: str,
-    targets: tuple[Target, ...] | None,
-    method: str,
-    settings: tuple[tuple[str, Any], ...],
-    _encoding: cdam.Encoding,
-) -> cdam.Explanation:
     asked = cdam.ALL if targets is None else [
         cdam.Contrast(*target) if isinstance(target, tuple) else target for target in targets
     ]
-    with slot():
-        return cdam.explain(get_model(model_id), _encoding, asked, method, **dict(settings))
+
+    def make() -> cdam.Explanation:
+        with slot():
+            return cdam.explain(get_model(model_id), encoding, asked, method, **dict(key))
+
+    return _once("explanation", model_id, (picture.digest, targets, method, key), make,
+                 picture.sample is not None)  # fmt: skip
 
 
 # ---- results of slow questions -------------------------------------------------------------------
@@ -420,38 +443,27 @@ def shipped_examples(series_id: str, _make: Callable[[], tuple]) -> tuple:
 
 def latent(model_id: str, image: Image.Image, image_digest: str, shipped: bool) -> np.ndarray:
     """(d,) what a model makes of a picture; shared by all visitors where the picture is shipped."""
-    remembered = _shipped_latent if shipped and not is_taught(model_id) else _own_latent
-    return remembered(model_id, image_digest, image)
 
+    def make() -> np.ndarray:
+        model = get_model(model_id)
+        with slot():
+            return model.embed(model.preprocess(image)).float().cpu().numpy()[0]
 
-@st.cache_resource(max_entries=512, show_spinner=False)
-def _shipped_latent(model_id: str, digest: str, _image: Image.Image) -> np.ndarray:
-    return _latent(model_id, _image)
-
-
-@st.cache_resource(scope="session", max_entries=512, show_spinner=False)
-def _own_latent(model_id: str, digest: str, _image: Image.Image) -> np.ndarray:
-    return _latent(model_id, _image)
-
-
-def _latent(model_id: str, image: Image.Image) -> np.ndarray:
-    model = get_model(model_id)
-    with slot():
-        return model.embed(model.preprocess(image)).float().cpu().numpy()[0]
+    return _once("latent", model_id, (image_digest,), make, shipped)
 
 
 def concept_of(model_id: str, name: str, examples: tuple) -> cdam.Concept:
     """The dot-product concept of examples (objects with ``image``, ``digest``, ``shipped``)."""
-    return _concept(model_id, name, tuple(each.digest for each in examples), examples)
+    digests = tuple(each.digest for each in examples)
 
+    def make() -> cdam.Concept:
+        with st.spinner("Building the concept …"):
+            rows = [latent(model_id, each.image, each.digest, each.shipped) for each in examples]
+        alike = near_duplicates([each.image for each in examples])
+        report = {"left_out": [], "near_duplicates": alike}
+        return concept_of_latents(get_model(model_id), np.stack(rows), name, "dot", digests, report)
 
-@st.cache_resource(scope="session", max_entries=64, show_spinner="Building the concept …")
-def _concept(
-    model_id: str, name: str, digests: tuple[str, ...], _examples: tuple
-) -> cdam.Concept:
-    rows = [latent(model_id, each.image, each.digest, each.shipped) for each in _examples]
-    report = {"left_out": [], "near_duplicates": near_duplicates([e.image for e in _examples])}
-    return concept_of_latents(get_model(model_id), np.stack(rows), name, "dot", digests, report)
+    return _once("concept", model_id, (name, digests, visit()), make)
 
 
 def explain_concepts(
@@ -463,7 +475,12 @@ def explain_concepts(
     """Maps of concepts, remembered for this visitor."""
     key = tuple(_key_of(target) for target in targets)
     encoding = prepare(model_id, picture).encoding
-    return _concept_maps(model_id, picture.digest, key, method, targets, encoding)
+
+    def make() -> cdam.Explanation:
+        with slot():
+            return cdam.explain(get_model(model_id), encoding, targets, method)
+
+    return _once("concept maps", model_id, (picture.digest, key, method, visit()), make)
 
 
 def _key_of(target: cdam.Concept | cdam.Contrast) -> tuple:
@@ -472,20 +489,7 @@ def _key_of(target: cdam.Concept | cdam.Contrast) -> tuple:
     return tuple(target.description().values())
 
 
-@st.cache_resource(scope="session", max_entries=48, show_spinner=False)
-def _concept_maps(
-    model_id: str,
-    digest: str,
-    key: tuple,
-    method: str,
-    _targets: list[cdam.Concept | cdam.Contrast],
-    _encoding: cdam.Encoding,
-) -> cdam.Explanation:
-    with slot():
-        return cdam.explain(get_model(model_id), _encoding, _targets, method)
-
-
 def forget_examples() -> None:
     """Remove everything computed from a visitor's examples."""
-    for remembered in (_own_latent, _concept, _concept_maps):
-        remembered.clear()
+    for kind in ("latent", "concept", "concept maps"):
+        _cache.shelf.forget(visit(), kind)

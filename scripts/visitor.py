@@ -42,6 +42,7 @@ class Screen:
         drawn: how often maps have arrived.
         asks_again: whether the browser is to ask for the page when it is connected again.
         sentences: texts of alerts, the newest last.
+        words: other text, the newest last.
     """
 
     choices: dict[str, Any] = field(default_factory=dict)
@@ -50,6 +51,7 @@ class Screen:
     drawn: int = 0
     asks_again: bool = False
     sentences: list[str] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
 
 
 class Visitor:
@@ -60,12 +62,16 @@ class Visitor:
         user: (name, password) where a proxy asks for them.
         page: path of the page.
         earlier: id of a visit to go on with.
+        http: a session that has signed in already.
+        headers: sent with every request, as a proxy does.
     """
 
     def __init__(self, url: str, user: tuple[str, str] | None = None, page: str = "",
-                 earlier: str = ""):  # fmt: skip
+                 earlier: str = "", http: requests.Session | None = None,
+                 headers: dict[str, str] | None = None):  # fmt: skip
         self.url, self.page, self.screen = url.rstrip("/"), page, Screen()
-        self.http = requests.Session()
+        self.http, self._headers = http or requests.Session(), headers or {}
+        self.http.headers.update(self._headers)
         self.http.trust_env = False
         self.http.verify = False
         if user:
@@ -90,7 +96,7 @@ class Visitor:
     def _connect(self):
         parts = urlsplit(self.url)
         cookies = "; ".join(f"{name}={value}" for name, value in self.http.cookies.items())
-        headers = {"Cookie": cookies}
+        headers = self._headers | {"Cookie": cookies}
         if self.http.auth:
             told = base64.b64encode(":".join(self.http.auth).encode()).decode()
             headers["Authorization"] = f"Basic {told}"
@@ -212,6 +218,8 @@ class Visitor:
             raise Refused(f"an exception was shown: {drawn.type}")
         elif kind == "alert":
             self.screen.sentences.append(drawn.body)
+        elif kind == "markdown":
+            self.screen.words.append(drawn.body)
         elif kind and getattr(drawn, "label", "") and getattr(drawn, "id", ""):
             self.screen.choices[drawn.label], self.screen.part[drawn.label] = drawn, part
 

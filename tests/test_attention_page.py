@@ -23,6 +23,7 @@ from pages import (
     _attention_points,
     _attention_sets,
     _attention_words,
+    _cache,
     _methods_jobs,
     _state,
 )
@@ -478,10 +479,10 @@ def another_model(monkeypatch):
     """Put a small model in the place of the bundled one."""
     def put(model: cdam.VisionModel) -> None:
         monkeypatch.setattr(_state, "get_model", lambda _: model)
-        _state._sample_prepared.clear()
+        _cache.shelf.clear()
 
     yield put
-    _state._sample_prepared.clear()
+    _cache.shelf.clear()
 
 
 def test_a_model_that_has_decided_before_is_warned_of(another_model):

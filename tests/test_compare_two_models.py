@@ -21,6 +21,7 @@ from cdam_core.methods import METHODS
 from cdam_core.pictures import shared_scale
 from cdam_core.replaying import replay
 from pages import (
+    _cache,
     _compare_files,
     _compare_pair,
     _compare_second,
@@ -322,7 +323,7 @@ def test_a_file_that_is_gone_by_now_is_one_sentence(folder, monkeypatch):
 def test_a_picture_unlike_the_second_models_data_is_warned_of(monkeypatch):
     monkeypatch.setattr(cdam.VisionModel, "is_unfamiliar",
                         lambda model, _: model.input_size == (32, 32))  # fmt: skip
-    _state._sample_prepared.clear()
+    _cache.shelf.clear()
     try:
         at = page(OTHER, ["zebra", "bell-pepper"])
         assert "that the second model was trained on" in words(at.warning)
@@ -331,7 +332,7 @@ def test_a_picture_unlike_the_second_models_data_is_warned_of(monkeypatch):
         assert "that the second model was trained on" in words(at.warning)
         assert len(cells(at)) == 6
     finally:
-        _state._sample_prepared.clear()
+        _cache.shelf.clear()
 
 
 # ---- one place -----------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from cdam_core import hub
 from cdam_core.images import fit_mask
 from cdam_core.models import imagenet_names
 from cdam_core.pictures import PALETTES
-from pages import _errors, _frame, _gate, _links, _pickers, _state, _words
+from pages import _cache, _errors, _frame, _gate, _links, _pickers, _state, _words
 from pages._samples import samples
 from tests.test_gate import one_slot
 
@@ -414,7 +414,7 @@ def no_hub(monkeypatch):
 
 def test_an_unfamiliar_picture_gets_a_warning_instead_of_a_map(monkeypatch, no_hub):
     monkeypatch.setattr(cdam.VisionModel, "is_unfamiliar", lambda *_: True)
-    _state._sample_prepared.clear()
+    _cache.shelf.clear()
     at = opened()
     assert viewer(at)  # a sample is never warned of
     upload(at, png(own_picture(8)))
@@ -425,7 +425,7 @@ def test_an_unfamiliar_picture_gets_a_warning_instead_of_a_map(monkeypatch, no_h
     assert "hub cannot be reached" in at.error[0].value.replace("\\", "")
     widget(at.toggle, "anyway.").set_value(True).run()
     assert len(viewer(at)["panels"]) == 4
-    _state._sample_prepared.clear()
+    _cache.shelf.clear()
 
 
 def test_a_model_that_cannot_be_had_leaves_the_one_before(no_hub):
