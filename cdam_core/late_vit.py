@@ -155,3 +155,32 @@ class LateClassTokenViT(VisionTransformer):
         if part == "blocks":
             return int(rest.split(".")[0]) < self.backbone_depth
         return part in ("cls_token", "pos_embed", "patch_embed", "norm_pre")
+
+
+class OwnClassTokenViT(LateClassTokenViT):
+    """The same network with the backbone's own class token in the last block, for comparison.
+
+    Its class row has looked at the image in every frozen block, as an ordinary ViT's has;
+    ``late_cls_token`` is not used.
+    """
+
+    def join_class_token(self, tokens: Tensor) -> Tensor:
+        """(B, 1 + N, d) tokens entering ``blocks[-1]``, row 0 the backbone's class token."""
+        return self.late_norm(tokens)
+
+    def class_row(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """As for a late class token; the query is each image's own, so nothing is saved there."""
+        block, joined = self.blocks[-1], self.join_class_token(self.late_tokens(tokens))
+        attention, rows = block.attn, block.norm1(joined)
+        batch, _, dim = rows.shape
+        heads = (attention.num_heads, dim // attention.num_heads)
+        w_query, w_key, w_value = attention.qkv.weight.chunk(3)
+        b_query, _, b_value = attention.qkv.bias.chunk(3)
+        query = F.linear(rows[:, 0], w_query, b_query) * attention.scale
+        probe = torch.einsum("bhe,hed->bhd", query.view(batch, *heads), w_key.view(*heads, dim))
+        attention_logits = rows @ probe.transpose(1, 2)
+        weights = attention_logits.softmax(1).transpose(1, 2)
+        values = torch.einsum("bhd,hed->bhe", weights @ rows, w_value.view(*heads, dim))
+        row = joined[:, :1] + attention.proj(values.reshape(batch, 1, dim) + b_value)
+        row = row + block.mlp(block.norm2(row))
+        return self.forward_head(self.norm(row)), attention_logits

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import r2_score, roc_auc_score
 
@@ -17,6 +18,7 @@ from cdam_core.errors import BadScan, BadTarget
 from cdam_core.late_vit import LateClassTokenViT
 from cdam_core.nodules import baselines, quality, training
 from cdam_core.nodules.crops import AXIS_MM, PIXEL_MM, to_image
+from cdam_core.nodules.outlines import agreement
 from cdam_core.nodules.pack import BIOMARKERS, load_nodules
 from cdam_core.nodules.phantom import Phantom
 from cdam_core.nodules.splits import load_split
@@ -45,6 +47,8 @@ class TinyNetwork(training.LateNetwork):
         torch.manual_seed(settings.seed)
         self.module = LateClassTokenViT(outputs, trained_blocks=1, **TINY)
         torch.nn.init.normal_(self.module.late_cls_token)
+        for parameter in self.module.backbone_state():
+            self.module.get_parameter(parameter).requires_grad_(False)
         self.backbone_sha256, self.start_sha256, self.side = "tiny", "start", SIDE
         self.mean, self.std = training.MEAN, training.STD
 
@@ -52,7 +56,7 @@ class TinyNetwork(training.LateNetwork):
 @pytest.fixture
 def tiny(monkeypatch):
     def network(backbone, settings):
-        return TinyNetwork(settings, len(training.TASKS[settings.task]))
+        return TinyNetwork(settings, training.output_count(settings))
 
     monkeypatch.setattr(training, "new_network", network)
     return network
@@ -192,8 +196,25 @@ def test_only_the_asked_layers_change(tmp_path, tiny):
     changed = {name for name, value in trainer.network.module.state_dict().items()
                if not torch.equal(value, fresh[name])}
     assert changed == {"head.weight", "head.bias", "norm.weight", "norm.bias"}
-    with pytest.raises(BadTarget, match="has 19"):
-        Trainer(TinyNetwork(recipe(), 2), Data.of(few(), recipe()), recipe(trainable_layers=20))
+    with pytest.raises(BadTarget, match="has 47"):  # 19, and two blocks of 14
+        Trainer(TinyNetwork(recipe(), 2), Data.of(few(), recipe()), recipe(trainable_layers=48))
+
+
+def test_layers_of_the_backbone_are_trained_from_the_tokens_before_them(tmp_path, tiny):
+    """14 tensors are a block: 33 layers are the late ones and the whole of ``blocks.1``."""
+    settings = recipe(trainable_layers=33)
+    trainer = fitted(tmp_path, settings)
+    fresh = TinyNetwork(settings, 2)
+    changed = {name for name, value in trainer.network.module.state_dict().items()
+               if not torch.equal(value, fresh.module.state_dict()[name])}
+    assert {name.split(".")[1] for name in changed if name.startswith("blocks")} == {"1", "2"}
+    assert {f"blocks.1.{part}" for part in ("norm1.weight", "mlp.fc2.bias", "ls1.gamma")} <= changed
+    nodules, rows = trainer.data.nodules, trainer.data.rows("test")
+    found, _ = training.predictions(trainer, "test")
+    pixels = to_pixels([Phantom().crop(nodules[row]) for row in rows], SIDE)
+    with torch.no_grad():  # from the pixels on, where training began with tokens of 16 bits
+        direct = trainer.finish()(pixels)[:, 1:].numpy()
+    np.testing.assert_allclose(found, direct, atol=2e-3)
 
 
 def test_two_steps_of_adam_are_those_of_torch(tmp_path, tiny):
@@ -225,16 +246,75 @@ def test_two_steps_of_adam_are_those_of_torch(tmp_path, tiny):
             torch.testing.assert_close(value, slow.module.state_dict()[name], rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("task", ["malignancy", "biomarkers"])
-def test_a_stopped_run_ends_as_one_that_was_not(tmp_path, tiny, task):
-    settings = recipe(task=task, dropout=0.1)
+@pytest.mark.parametrize("options", [
+    {"task": "malignancy"}, {"task": "biomarkers"},
+    {"task": "malignancy", "token_dropout": 0.5, "average": 0.9, "side_task": "shape+ratings"},
+])
+def test_a_stopped_run_ends_as_one_that_was_not(tmp_path, tiny, options):
+    settings = recipe(dropout=0.1, **options)
     whole = fitted(tmp_path / "whole", settings)
-    first = fitted(tmp_path / "parts", recipe(task=task, dropout=0.1, epochs=1))
+    first = fitted(tmp_path / "parts", recipe(dropout=0.1, epochs=1, **options))
     assert first.epoch == 1
     again = fitted(tmp_path / "parts", settings)
     assert again.history == whole.history
     for name, value in again.finish().state_dict().items():
         torch.testing.assert_close(value, whole.finish().state_dict()[name], rtol=0, atol=0)
+
+
+def test_patches_are_left_out_and_the_class_token_is_not():
+    tokens = torch.arange(2 * 11 * 3.0).view(2, 11, 3)
+    assert training.thinned(tokens, 0.0) is tokens
+    torch.manual_seed(0)
+    counts = set()
+    for _ in range(200):
+        left = training.thinned(tokens, 0.5)
+        torch.testing.assert_close(left[:, 0], tokens[:, 0], rtol=0, atol=0)
+        numbers = (left[0, 1:, 0] / 3).long()
+        assert len(set(numbers.tolist())) == len(numbers)
+        torch.testing.assert_close(left, tokens[:, [0, *numbers]], rtol=0, atol=0)
+        counts.add(len(numbers))
+    assert counts == {5, 6, 7, 8, 9, 10}
+
+
+def test_what_is_kept_is_the_running_mean_of_the_weights(tmp_path, tiny):
+    settings = recipe(average=0.75)
+    trainer = Trainer(tiny("bundled", settings), Data.of(few(), settings), settings)
+    trainer.network.load(Phantom(), few(), 2, tmp_path)
+    slow = trainer._weights()
+    for rows in (trainer.data.rows("train")[:4], trainer.data.rows("train")[4:]):
+        trainer.step(rows, np.zeros(len(rows), int))
+        slow = {name: 0.75 * value + 0.25 * trainer.parameters[name].detach()
+                for name, value in slow.items()}
+    for name, value in slow.items():
+        torch.testing.assert_close(trainer.mean[name], value)
+    with trainer.holding(trainer.mean):
+        torch.testing.assert_close(trainer.parameters["norm.weight"].data, slow["norm.weight"])
+        mean = trainer.predict(trainer.data.rows("val"))
+    assert not torch.equal(mean, trainer.predict(trainer.data.rows("val")))
+
+
+@pytest.mark.parametrize("task", training.TASKS)
+def test_side_outputs_are_learnt_and_left_behind(tmp_path, tiny, task):
+    settings = recipe(task=task, side_task="shape")
+    data, count = Data.of(few(), settings), len(training.TASKS[task])
+    np.testing.assert_array_equal(data.side[3], baselines.shape_features(agreement(few()[3])))
+    train = data.rows("train")
+    np.testing.assert_allclose(data.scaled_side[train].mean(0), 0, atol=1e-9)
+    np.testing.assert_allclose(data.scaled_side[train].std(0), 1)
+    trainer = Trainer(tiny("bundled", settings), data, settings)
+    trainer.network.load(Phantom(), few(), 2, tmp_path)
+    views = np.zeros(len(train), int)
+    with torch.no_grad():
+        found = trainer.network.outputs(trainer.network.inputs(train, views))
+    assert found.shape[1] == count + 8
+    true = data.targets[train] if task == "malignancy" else (
+        data.targets[train] - data.scale[0]) / data.scale[1]
+    own = (np.logaddexp(0, np.where(true[:, 0] > 0, -1, 1) * found[:, 1].numpy())
+           if task == "malignancy" else (found[:, :count].numpy() - true) ** 2)
+    side = (found[:, count:].numpy() - data.scaled_side[train]) ** 2
+    assert trainer.step(train, views) == pytest.approx(own.mean() + side.mean(), rel=1e-5)
+    finished = fitted(tmp_path, settings).finish()
+    assert finished.head.weight.shape[0] == finished.num_classes == count
 
 
 def test_other_starting_weights_begin_anew(tmp_path, tiny, monkeypatch):
@@ -292,7 +372,8 @@ def test_two_epochs_of_the_command_give_a_model_that_explains(tmp_path, monkeypa
     monkeypatch.setattr(training.os, "nice", lambda value: 0)
     monkeypatch.setattr(training, "make_split", lambda *_: load_split())
     command = ["train", "nodules", "--epochs", "2", "--batch", "2", "--views", "1", "--side", "56",
-               "--dropout", "0", "0.05", "--work", str(tmp_path), "--out",
+               "--dropout", "0", "0.05", "--trainable-layers", "25", "--side-task", "shape",
+               "--token-dropout", "0.3", "--average", "0.5", "--work", str(tmp_path), "--out",
                str(tmp_path / "small.json")]
     assert main(command) == 0
     printed = capsys.readouterr().out
@@ -303,7 +384,14 @@ def test_two_epochs_of_the_command_give_a_model_that_explains(tmp_path, monkeypa
     assert [row["dropout"] for row in card["sweep"]] == [0.0, 0.05]
     assert len(card["curves"]["train_and_validation_loss"]) == 2
     assert card["banner"].startswith("Simulated CT.")
+    assert card["trained_layers"] == 25
+    trained = load_file(tmp_path / "small.safetensors")
+    assert {name for name in trained if name.startswith("blocks.8.")} == {
+        "blocks.8.ls2.gamma", "blocks.8.mlp.fc1.bias", "blocks.8.mlp.fc1.weight",
+        "blocks.8.mlp.fc2.bias", "blocks.8.mlp.fc2.weight", "blocks.8.norm2.bias"}
     model = cdam.load_model(tmp_path / "small.json")
+    for name in trained:
+        torch.testing.assert_close(model.module.state_dict()[name], trained[name].float())
     e = cdam.explain(model, to_image(Phantom().crop(load_nodules()[0])), ["malignant", "benign"])
     np.testing.assert_allclose(e.scores[0], -e.scores[1], atol=1e-6)
     assert e.values[0] == pytest.approx(-e.values[1], abs=1e-5)
@@ -334,7 +422,10 @@ def test_a_backbone_of_timm_is_trained_whole(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("wrong", [
     ["--epochs", "0"], ["--learning-rate", "-1"], ["--dropout", "1"], ["--source", "dicom"],
-    ["--trainable-layers", "-2"], ["--out", "model.pt"], ["--seed", "-1"],
+    ["--trainable-layers", "-2"], ["--token-dropout", "1"], ["--average", "-0.1"],
+    ["--task", "biomarkers", "--side-task", "ratings"],
+    ["--backbone", "timm:vit_small_patch8_224.dino", "--token-dropout", "0.5"],
+    ["--out", "model.pt"], ["--seed", "-1"],
 ])
 def test_wrong_arguments_end_with_one_line(wrong, capsys):
     assert main(["train", "nodules", *wrong]) == 2

@@ -1,5 +1,6 @@
 """The card of a nodule model: what is real, simulated and circular in it, how well it does."""
 
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 
@@ -128,11 +129,18 @@ def _words(task: str) -> dict:
     }  # fmt: skip
 
 
-def write(out: Path, module: nn.Module, content: dict) -> None:
-    """Write the trained weights (fp16) and the card, each in one step."""
-    weights = out.with_suffix(".safetensors")
+def write(out: Path, module: nn.Module, content: dict, trained: Collection[str] = ()) -> None:
+    """Write the trained weights (fp16) and the card, each in one step.
+
+    Args:
+        out: the card; the weights lie beside it.
+        module: a ``LateClassTokenViT``.
+        content: of the card.
+        trained: parameters that are written even if they are the backbone's.
+    """
+    weights, own = out.with_suffix(".safetensors"), module.trained_state()
     state = {name: value.detach().half().contiguous()
-             for name, value in module.trained_state().items()}  # fmt: skip
+             for name, value in module.state_dict().items() if name in own or name in trained}
     if not all(torch.isfinite(value).all() for value in state.values()):
         raise ValueError("the trained weights do not fit half precision")
     write_atomically(weights, save(state))

@@ -5,9 +5,10 @@ The recipe of the CDAM paper (arXiv 2312.02364, section 5): 50 epochs, Adam with
 layer is one parameter tensor, counted from the head. Several values of ``--trainable-layers`` or
 ``--dropout`` make a sweep, with a table.
 
-On the bundled backbone, whose blocks are frozen, tokens are computed once and the last block goes
-on from the weights of the scenes model. With ``--backbone timm:…`` the whole network runs in every
-step. A stopped run goes on with the same command and ends as one that was not stopped.
+On the bundled backbone tokens are computed once, up to the first block that is trained, and the
+last block goes on from the weights of the scenes model. With ``--backbone timm:…`` the whole
+network runs in every step. A stopped run goes on with the same command and ends as one that was
+not stopped.
 """
 
 import argparse
@@ -17,7 +18,8 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -34,9 +36,11 @@ from cdam_core.files import write_atomically
 from cdam_core.head import save_model
 from cdam_core.late_vit import LateClassTokenViT
 from cdam_core.models import Encoding, VisionModel, load_model, wrap
+from cdam_core.nodules import baselines
 from cdam_core.nodules import card as cards
 from cdam_core.nodules.crops import NoduleSource
 from cdam_core.nodules.dicom import DicomArchive
+from cdam_core.nodules.outlines import agreement
 from cdam_core.nodules.pack import BIOMARKERS, Nodule, load_nodules
 from cdam_core.nodules.phantom import VARIANTS, Phantom
 from cdam_core.nodules.quality import accuracy, auc, mean_error, r_squared
@@ -52,6 +56,8 @@ from cdam_core.nodules.views import (
 
 # Names of the outputs; "malignant" is the logit and "benign" its negative.
 TASKS = {"malignancy": ("benign", "malignant"), "biomarkers": BIOMARKERS}
+# What training may let the network tell besides; the finished model does not.
+SIDE_TASKS = ("none", "shape", "ratings", "shape+ratings")
 BUNDLED = "bundled"
 NICE = 10  # leaves the machine to others
 
@@ -64,9 +70,16 @@ class Settings:
         task: "malignancy" (one logit) or "biomarkers" (eight ratings, squared error).
         epochs, learning_rate, decay, batch: of Adam; the rate is multiplied by ``decay`` after
             every epoch.
-        trainable_layers: parameter tensors that are trained, counted from the head; 0: all that
-            are not frozen for good (bundled backbone), or the paper's 50.
+        trainable_layers: parameter tensors that are trained, counted from the head; 0: all but
+            the backbone's (bundled backbone), or the paper's 50.
         dropout: share of the class row's entries that a training step leaves out.
+        token_dropout: largest share of the patches that a training step leaves out; each step
+            draws its own share from 0 on (bundled backbone).
+        average: how much of the running mean of the weights stays at each step; 0: the weights
+            themselves. What is validated and kept is the mean.
+        side_task: learnt besides, by outputs that the finished model does not have: "shape", the
+            features of the readers' outline (``baselines.SHAPE_FEATURES``); "ratings", the eight
+            biomarkers (task "malignancy"); "shape+ratings".
         weight_decay: of matrices.
         views: ways in which each nodule is shown in training.
         side: height and width of the network's input (bundled backbone), in pixels.
@@ -82,6 +95,9 @@ class Settings:
     batch: int = 64
     trainable_layers: int = 0
     dropout: float = 0.0
+    token_dropout: float = 0.0
+    average: float = 0.0
+    side_task: str = "none"
     weight_decay: float = 0.05
     views: int = 3
     side: int = 168
@@ -100,13 +116,40 @@ def targets_of(task: str, nodules: Sequence[Nodule]) -> np.ndarray:
     return np.array([list(nodule.biomarkers.values()) for nodule in nodules])
 
 
+def side_targets_of(side_task: str, nodules: Sequence[Nodule]) -> np.ndarray:
+    """(nodules, 0, 8 or 16) what is learnt besides; outlines and ratings, no picture."""
+    parts = [np.zeros((len(nodules), 0))]
+    if "shape" in side_task:
+        parts.append(np.array([baselines.shape_features(agreement(each)) for each in nodules]))
+    if "ratings" in side_task:
+        parts.append(targets_of("biomarkers", nodules))
+    return np.concatenate(parts, 1)
+
+
+def side_count(side_task: str) -> int:
+    """How many outputs a side task needs."""
+    return (len(baselines.SHAPE_FEATURES) * ("shape" in side_task)
+            + len(BIOMARKERS) * ("ratings" in side_task))  # fmt: skip
+
+
+def output_count(settings: Settings) -> int:
+    """Outputs of the network in training: the task's, then those of the side task."""
+    return len(TASKS[settings.task]) + side_count(settings.side_task)
+
+
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Nodules, what is to be said of them, and who belongs to which part."""
+    """Nodules, what is to be said of them, and who belongs to which part.
+
+    Attributes:
+        targets: (nodules, outputs) as ``targets_of``.
+        side: (nodules, side outputs) as ``side_targets_of``.
+    """
 
     nodules: tuple[Nodule, ...]
     split: Split
     targets: np.ndarray
+    side: np.ndarray
 
     @classmethod
     def of(cls, nodules: Sequence[Nodule], settings: Settings) -> "Data":
@@ -114,7 +157,8 @@ class Data:
         stored = settings.split == "patient" and settings.split_seed == 0
         split = load_split() if stored else make_split(load_nodules(), settings.split,
                                                        settings.split_seed)  # fmt: skip
-        return cls(tuple(nodules), split, targets_of(settings.task, nodules))
+        return cls(tuple(nodules), split, targets_of(settings.task, nodules),
+                   side_targets_of(settings.side_task, nodules))
 
     def rows(self, part: str) -> np.ndarray:
         """Positions of a part among the nodules."""
@@ -127,6 +171,13 @@ class Data:
         if self.targets.shape[1] == 1:
             return np.zeros(1), np.ones(1)
         return train.mean(0), train.std(0)
+
+    @property
+    def scaled_side(self) -> np.ndarray:
+        """The side targets with mean 0 and spread 1 over the training part."""
+        train = self.side[self.rows("train")]
+        spread = train.std(0)
+        return (self.side - train.mean(0)) / np.where(spread > 0, spread, 1)
 
 
 # ---- networks ------------------------------------------------------------------------------------
@@ -154,18 +205,22 @@ def layers_from_head(module: nn.Module) -> list[str]:
 
 
 class LateNetwork:
-    """The bundled backbone: tokens computed once, the last block trained.
+    """The bundled backbone: the last block trained, and as many of its own layers as are asked for.
+
+    Tokens are computed once, up to the first block that is trained.
 
     Args:
         settings: the recipe.
         outputs: of the head.
     """
 
+    architecture = LateClassTokenViT
+
     def __init__(self, settings: Settings, outputs: int):
         torch.manual_seed(settings.seed)
         models = assets_dir() / "models"
         start = load_file(models / "scenes.safetensors")
-        self.module = LateClassTokenViT(outputs, trained_blocks=1)
+        self.module = self.architecture(outputs, trained_blocks=1)
         nn.init.trunc_normal_(self.module.head.weight, std=0.02)
         nn.init.zeros_(self.module.head.bias)
         state = load_file(models / "backbone.safetensors") | {
@@ -178,15 +233,29 @@ class LateNetwork:
 
     @property
     def trainable(self) -> list[str]:
-        """Names that may be trained, from the head on."""
+        """Names that may be trained, from the head on: those of blocks, norms and class token."""
         free = self.module.trained_state()
-        return [name for name in layers_from_head(self.module) if name in free]
+        return [name for name in layers_from_head(self.module)
+                if name in free or name.startswith("blocks.")]
+
+    @property
+    def layers(self) -> int:
+        """Layers that are trained if none are asked for: all but the backbone's."""
+        return sum(name in self.module.trained_state() for name in self.trainable)
+
+    @property
+    def frozen_blocks(self) -> int:
+        """Blocks before the first one with a trained parameter; as the trainer has chosen."""
+        trained = [int(name.split(".")[1]) for name, parameter in self.module.named_parameters()
+                   if name.startswith("blocks.") and parameter.requires_grad]
+        return min([*trained, self.module.backbone_depth])
 
     def load(self, source: NoduleSource, nodules: Sequence[Nodule], views: int,
              work: Path) -> None:
-        """Compute or read the tokens of all views."""
+        """Compute or read the tokens of all views, as they leave the frozen blocks."""
+        self.frozen = self.frozen_blocks
         cache = backbone_cache(work / "tokens", self.module.eval(), self.backbone_sha256, source,
-                               self.side)
+                               self.side, self.frozen)
         self.stored = [cache.read(source, nodules, view) for view in range(views)]
 
     def inputs(self, rows: np.ndarray, views: np.ndarray) -> Tensor:
@@ -196,12 +265,18 @@ class LateNetwork:
 
     def outputs(self, inputs: Tensor) -> Tensor:
         """(B, outputs)."""
-        return self.module.class_row(inputs)[0]
+        return self.module.class_row(self._leaving_backbone(self.module, inputs))[0]
+
+    def _leaving_backbone(self, module: LateClassTokenViT, tokens: Tensor) -> Tensor:
+        for block in module.blocks[self.frozen : module.backbone_depth]:
+            tokens = block(tokens)
+        return tokens
 
     def encode(self, model: VisionModel, row: int) -> Encoding:
         """A nodule's view 0 for the explaining methods."""
         with torch.no_grad():
-            tokens = model.module.join_class_token(self.inputs(np.array([row]), np.array([0])))
+            stored = self.inputs(np.array([row]), np.array([0]))
+            tokens = model.module.join_class_token(self._leaving_backbone(model.module, stored))
         return Encoding(tokens, model.grid, np.ones(model.grid, bool))
 
 
@@ -223,6 +298,8 @@ class WholeNetwork:
             parameter.requires_grad_(True)
         self.side, self.mean, self.std = backbone.input_size[0], backbone.mean, backbone.std
         self.backbone_sha256 = self.start_sha256 = backbone.weights_sha256
+
+    layers = 50  # trained if none are asked for, as in the paper
 
     @property
     def trainable(self) -> list[str]:
@@ -250,8 +327,8 @@ class WholeNetwork:
 
 
 def new_network(backbone: str, settings: Settings) -> LateNetwork | WholeNetwork:
-    """The network that a backbone's name asks for, with a new head."""
-    outputs = len(TASKS[settings.task])
+    """The network that a backbone's name asks for, with a new head; side outputs come last."""
+    outputs = output_count(settings)
     if backbone == BUNDLED:
         return LateNetwork(settings, outputs)
     return WholeNetwork(settings, outputs, backbone)
@@ -265,6 +342,29 @@ def loss_of(task: str, outputs: Tensor, targets: Tensor) -> Tensor:
     if task == "malignancy":
         return F.binary_cross_entropy_with_logits(outputs[:, 1], targets[:, 0])
     return F.mse_loss(outputs, targets)
+
+
+def thinned(tokens: Tensor, largest_share: float) -> Tensor:
+    """Tokens (B, 1 + N, d) without a random share of the patches, the same ones in all images.
+
+    Args:
+        tokens: row 0 is kept.
+        largest_share: the share is drawn evenly from 0 to this; 0 draws nothing.
+    """
+    if not largest_share:
+        return tokens
+    patches = tokens.shape[1] - 1
+    kept = round(patches * (1 - largest_share * torch.rand(()).item()))
+    return tokens[:, torch.cat([torch.zeros(1, dtype=int), 1 + torch.randperm(patches)[:kept]])]
+
+
+def first_outputs(head: nn.Linear, count: int) -> nn.Linear:
+    """A linear head that answers only the first outputs."""
+    smaller = nn.Linear(head.in_features, count)
+    with torch.no_grad():
+        smaller.weight.copy_(head.weight[:count])
+        smaller.bias.copy_(head.bias[:count])
+    return smaller
 
 
 class Trainer:
@@ -282,8 +382,7 @@ class Trainer:
     def __init__(self, network: LateNetwork | WholeNetwork, data: Data, settings: Settings):
         self.network, self.data, self.settings = network, data, settings
         names = network.trainable
-        count = settings.trainable_layers or (50 if isinstance(network, WholeNetwork)
-                                              else len(names))  # fmt: skip
+        count = settings.trainable_layers or network.layers
         if count > len(names):
             raise BadTarget("bad-setting", f"{count} trainable layers were asked for; this "
                             f"backbone has {len(names)} that can be trained.")  # fmt: skip
@@ -299,21 +398,38 @@ class Trainer:
              {"params": others, "weight_decay": 0.0}], settings.learning_rate)  # fmt: skip
         mean, spread = data.scale
         self.scaled = torch.from_numpy((data.targets - mean) / spread).float()
-        self.epoch, self.history = 0, []
+        self.side = torch.from_numpy(data.scaled_side).float()
+        self.outputs = len(TASKS[settings.task])
+        self.epoch, self.history, self.mean = 0, [], self._weights()
         self.best, self.best_loss, self.best_epoch = self._weights(), float("inf"), 0
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: p.detach().clone() for name, p in self.parameters.items()}
 
+    @contextmanager
+    def holding(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """The network with other weights for a while, such as the mean or the best."""
+        current = self._weights()
+        self.network.module.load_state_dict(weights, strict=False)
+        try:
+            yield
+        finally:
+            self.network.module.load_state_dict(current, strict=False)
+
     def step(self, rows: np.ndarray, views: np.ndarray) -> float:
         """One update on nodules as seen in their views; gives the loss."""
         self.network.module.train()
-        outputs = self.network.outputs(self.network.inputs(rows, views))
-        loss = loss_of(self.settings.task, outputs, self.scaled[rows])
+        inputs = thinned(self.network.inputs(rows, views), self.settings.token_dropout)
+        outputs = self.network.outputs(inputs)
+        loss = loss_of(self.settings.task, outputs[:, : self.outputs], self.scaled[rows])
+        if self.side.shape[1]:
+            loss = loss + F.mse_loss(outputs[:, self.outputs :], self.side[rows])
         self.optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(list(self.parameters.values()), 1.0)
         self.optimiser.step()
+        for name, value in self.parameters.items():
+            self.mean[name].lerp_(value.detach(), 1 - self.settings.average)
         return loss.item()
 
     def run_epoch(self) -> None:
@@ -328,12 +444,13 @@ class Trainer:
         losses = [self.step(rows[i : i + settings.batch], views[i : i + settings.batch])
                   for i in range(0, len(rows), settings.batch)]  # fmt: skip
         val = self.data.rows("val")
-        found = self.predict(val)
-        loss = loss_of(settings.task, found, self.scaled[val]).item()
+        with self.holding(self.mean):
+            loss = loss_of(settings.task, self.predict(val), self.scaled[val]).item()
         self.epoch += 1
         self.history.append([float(np.mean(losses)), loss])
         if loss < self.best_loss:
-            self.best, self.best_loss, self.best_epoch = self._weights(), loss, self.epoch
+            self.best = {name: value.clone() for name, value in self.mean.items()}
+            self.best_loss, self.best_epoch = loss, self.epoch
 
     def predict(self, rows: np.ndarray) -> Tensor:
         """(rows, outputs) of view 0, in training's units."""
@@ -343,12 +460,14 @@ class Trainer:
             return torch.cat([
                 self.network.outputs(self.network.inputs(part, np.zeros(len(part), int)))
                 for part in (rows[i : i + size] for i in range(0, len(rows), size))
-            ])  # fmt: skip
+            ])[:, : self.outputs]  # fmt: skip
 
     def finish(self) -> nn.Module:
         """A copy with the best weights whose head answers in real units: a logit, ratings, mm."""
         module = copy.deepcopy(self.network.module).eval()
         module.load_state_dict(self.best, strict=False)
+        module.head = first_outputs(module.head, self.outputs)
+        module.num_classes = self.outputs
         weight, bias = module.head.weight.data, module.head.bias.data
         if self.settings.task == "malignancy":
             weight[0], bias[0] = -weight[1], -bias[1]
@@ -360,7 +479,9 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Everything that is needed to go on, in one file."""
-        tensors = self._weights() | {f"best.{k}": v for k, v in self.best.items()}
+        tensors = self._weights()
+        for kind, weights in (("best", self.best), ("mean", self.mean)):
+            tensors |= {f"{kind}.{name}": value for name, value in weights.items()}
         for name, parameter in self.parameters.items():
             for entry, value in self.optimiser.state.get(parameter, {}).items():
                 tensors[f"adam.{entry}.{name}"] = value.detach().clone()
@@ -383,7 +504,8 @@ class Trainer:
                        ("step", "exp_avg", "exp_avg_sq") if f"adam.{entry}.{name}" in tensors}
             if entries:
                 self.optimiser.state[parameter] = entries
-        self.best = {name: tensors[f"best.{name}"] for name in self.parameters}
+        self.best, self.mean = ({name: tensors[f"{kind}.{name}"] for name in self.parameters}
+                                for kind in ("best", "mean"))  # fmt: skip
         self.epoch, self.history = notes["epoch"], notes["history"]
         self.best_loss, self.best_epoch = notes["best_loss"], notes["best_epoch"]
         return True
@@ -396,6 +518,7 @@ def state_path(work: Path, settings: Settings, network: LateNetwork | WholeNetwo
     The number of epochs does not, so a longer run goes on from a shorter one.
     """
     asked = asdict(replace(settings, epochs=0)) | {
+        "network": type(network).__name__,
         "backbone": network.backbone_sha256, "start": network.start_sha256,
         "source": _words_of(source), "nodules": [nodule.id for nodule in data.nodules],
     }  # fmt: skip
@@ -408,9 +531,15 @@ def _words_of(source: NoduleSource) -> str:
 
 
 def fit(backbone: str, settings: Settings, source: NoduleSource, nodules: Sequence[Nodule],
-        work: Path, say=print) -> Trainer:
-    """Train to the last epoch, from where it was stopped."""
-    network = new_network(backbone, settings)
+        work: Path, say=print, make=None) -> Trainer:
+    """Train to the last epoch, from where it was stopped.
+
+    Args:
+        backbone, settings, source, nodules, work: what to train, on what, and where it is kept.
+        say: takes a line of progress.
+        make: the network of (backbone, settings); None: ``new_network``.
+    """
+    network = (make or new_network)(backbone, settings)
     data = Data.of(nodules, settings)
     for part in ("train", "val", "test"):
         if not len(data.rows(part)):
@@ -437,10 +566,9 @@ def predictions(trainer: Trainer, part: str) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         (n, 1) logits and labels, or (n, 8) ratings and ratings.
     """
-    rows, current = trainer.data.rows(part), trainer._weights()
-    trainer.network.module.load_state_dict(trainer.best, strict=False)
-    found = trainer.predict(rows).double().numpy()
-    trainer.network.module.load_state_dict(current, strict=False)
+    rows = trainer.data.rows(part)
+    with trainer.holding(trainer.best):
+        found = trainer.predict(rows).double().numpy()
     if trainer.settings.task == "malignancy":
         return found[:, 1:], trainer.data.targets[rows]
     mean, spread = trainer.data.scale
@@ -513,7 +641,7 @@ def write(job: Job, trainer: Trainer, table: list[dict], found: dict[str, float]
     job.out.parent.mkdir(parents=True, exist_ok=True)
     module = trainer.finish()
     if job.out.suffix == ".json":
-        cards.write(job.out, module, content)
+        cards.write(job.out, module, content, trainer.parameters)
         return
     network = trainer.network
     model = wrap(module, TASKS[trainer.settings.task], network.mean, network.std,
@@ -532,6 +660,8 @@ def register(subparsers) -> None:
     parser.add_argument("--task", choices=tuple(TASKS), default=defaults.pop("task"))
     parser.add_argument("--split", choices=KINDS, default=defaults.pop("split"),
                         help="nodule: as in the paper, which leaks patients")
+    parser.add_argument("--side-task", choices=SIDE_TASKS, default=defaults.pop("side_task"),
+                        help="learnt besides: shape of the readers' outline, ratings")
     parser.add_argument("--source", choices=("phantom", "dicom"), default="phantom")
     parser.add_argument("--variant", choices=VARIANTS, default="ratings",
                         help="of the phantom; solid: shape only")
@@ -587,15 +717,21 @@ def _problem(settings: Settings) -> str | None:
     if settings.epochs < 1 or settings.batch < 2 or settings.views < 1:
         return "--epochs and --views must be at least 1, --batch at least 2"
     if not (0 < settings.learning_rate < 1 and 0 < settings.decay <= 1
-            and 0 <= settings.dropout < 1 and settings.weight_decay >= 0):
-        return ("--learning-rate and --decay are between 0 and 1, --dropout at least 0 and below "
-                "1, --weight-decay at least 0")  # fmt: skip
+            and all(0 <= share < 1 for share in (settings.dropout, settings.token_dropout,
+                                                 settings.average))
+            and settings.weight_decay >= 0):
+        return ("--learning-rate and --decay are between 0 and 1; --dropout, --token-dropout and "
+                "--average at least 0 and below 1; --weight-decay at least 0")  # fmt: skip
+    if settings.task == "biomarkers" and "ratings" in settings.side_task:
+        return "--side-task ratings is for --task malignancy; the biomarkers' own task is ratings"
     if min(settings.seed, settings.split_seed, settings.trainable_layers) < 0:
         return "--seed, --split-seed and --trainable-layers must be at least 0"
     return None
 
 
 def _problem_of_files(args: argparse.Namespace) -> str | None:
+    if args.backbone != BUNDLED and args.token_dropout:
+        return "--token-dropout is for the bundled backbone, whose tokens are computed once"
     if args.source == "dicom" and args.scans is None:
         return "--source dicom needs --scans FOLDER, a download of LIDC-IDRI"
     suffix = ".json" if args.backbone == BUNDLED else ".safetensors"

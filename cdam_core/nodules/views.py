@@ -23,6 +23,7 @@ from cdam_core.errors import BadScan
 from cdam_core.files import write_atomically
 from cdam_core.images import fit_image
 from cdam_core.late_vit import PATCH_SIZE, LateClassTokenViT
+from cdam_core.methods.blocks import first_tokens
 from cdam_core.nodules.crops import MIDDLE, NoduleSource, Plane, to_image
 from cdam_core.nodules.pack import Nodule
 from cdam_core.nodules.phantom import Phantom
@@ -141,9 +142,17 @@ def with_crops(
 
 
 def backbone_cache(
-    folder: Path, model: LateClassTokenViT, backbone_sha256: str, source: NoduleSource, side: int
+    folder: Path, model: LateClassTokenViT, backbone_sha256: str, source: NoduleSource, side: int,
+    blocks: int | None = None,
 ) -> TokenCache:
     """Tokens of the bundled backbone for crops of one source.
+
+    Args:
+        folder, side: as for ``TokenCache``.
+        model: whose backbone.
+        backbone_sha256: of its weights.
+        source: of the crops.
+        blocks: how many of the backbone's blocks the tokens have left; None: all.
 
     Raises:
         BadScan: "wrong-type" if the side does not suit the backbone.
@@ -151,4 +160,14 @@ def backbone_cache(
     if side < 4 * PATCH_SIZE or side % PATCH_SIZE:
         raise BadScan("wrong-type", f"Crops of {side} pixels were asked for; expected a multiple "
                       f"of {PATCH_SIZE}, at least {4 * PATCH_SIZE}.")  # fmt: skip
-    return TokenCache(folder, model.backbone_tokens, f"{source!r} {backbone_sha256}", side)
+    key = f"{source!r} {backbone_sha256}"
+    if blocks in (None, model.backbone_depth):
+        return TokenCache(folder, model.backbone_tokens, key, side)
+
+    def encode(pixels: Tensor) -> Tensor:
+        tokens = first_tokens(model, pixels)
+        for block in model.blocks[:blocks]:
+            tokens = block(tokens)
+        return tokens
+
+    return TokenCache(folder, encode, f"{key} {blocks} blocks", side)
