@@ -22,9 +22,10 @@ SETTINGS = _settings.start()
 
 import streamlit as st  # noqa: E402
 from starlette.formparsers import MultiPartParser  # noqa: E402
+from starlette.middleware import Middleware  # noqa: E402
 from streamlit import config  # noqa: E402
 
-from pages import _errors, _state  # noqa: E402
+from pages import _access, _errors, _state  # noqa: E402
 
 
 @contextlib.asynccontextmanager
@@ -41,5 +42,14 @@ MultiPartParser.spool_max_size = 40 * 2**20
 # Called once here, where there is no visitor, this switches off Streamlit's own discovery of
 # pages/, which would serve the first visitor a page without its frame.
 st.navigation([st.Page(lambda: None, title="boot", url_path="boot")])
-app = st.App("pages/_frame.py", lifespan=lifespan, on_script_error=_errors.on_error)
+_access.prepare(SETTINGS)
+app = st.App(
+    "pages/_frame.py",
+    lifespan=lifespan,
+    on_script_error=_errors.on_error,
+    secrets=_access.secrets(SETTINGS),
+    middleware=[  # from the outside to the inside
+        Middleware(_access.Door, settings=SETTINGS),
+    ],
+)
 config.set_option("server.maxUploadSize", SETTINGS.uploads.file_mb)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from pages import _links, _visits
+from pages import _account, _links, _visits
 
 FOLDER = Path(__file__).parent
 LOGO = FOLDER / "_viewer" / "logo.svg"
@@ -61,6 +61,7 @@ def main() -> None:
     page.run()
     st.divider()
     st.caption(FOOTER)
+    _account.show()
 
 
 def navigation_pages() -> list[st.Page]:

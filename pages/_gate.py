@@ -16,6 +16,7 @@ from typing import Any
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from cdam_core import threads
+from pages._access import USER
 from pages._settings import Computing, settings
 
 TICK = 0.1  # seconds between two looks at whether a waiting job is still wanted
@@ -237,7 +238,7 @@ def owner() -> str | None:
     context = get_script_run_ctx(suppress_warning=True)
     if context is None:
         return _visitor.get()
-    name = (context.user_info or {}).get("email") or (context.user_info or {}).get("name")
+    name = (context.user_info or {}).get(USER)
     return f"user {name}" if name else f"session {context.session_id}"
 
 

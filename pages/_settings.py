@@ -5,8 +5,10 @@ Every setting is a field below with its default and with what a value must be. O
 and some pages) goes on to do so, and finds the file's value there (``hand_on``).
 """
 
+import ipaddress
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
@@ -16,6 +18,8 @@ from typing import Any
 
 VARIABLE = "CDAM_SERVER"  # names another file
 FILE = Path(__file__).parent.parent / "server.toml"
+MIN_SECRET = 32  # characters of the secret that signs cookies
+CALLBACK = "/oauth2callback"  # where Streamlit takes an identity provider's answer
 
 Check = Callable[[Any], Any]  # takes a value, returns what is kept; ValueError says what it must be
 
@@ -103,12 +107,72 @@ def device(value: Any) -> str:
     return name
 
 
+def header(value: Any) -> str:
+    """The name of a header."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9-]{1,64}", value):
+        raise ValueError("the name of a header: letters, digits and hyphens")
+    return value
+
+
+def networks(value: Any) -> tuple[str, ...]:
+    """Addresses of computers, or of networks of them."""
+    found = texts(value)
+    try:
+        return tuple(str(ipaddress.ip_network(each)) for each in found)
+    except ValueError:
+        raise ValueError('a list of addresses such as "127.0.0.1" or "10.1.0.0/16"') from None
+
+
+def address(value: Any) -> str:
+    """An address on the web; without https only on this computer."""
+    name = text(value)
+    if name and not re.match(r"https://\w|http://(localhost|127\.0\.0\.1)[:/]", name):
+        raise ValueError("an address that begins with https://")
+    return name
+
+
+def secret_file(value: Any) -> str:
+    """A file with a secret, which nobody but its owner may read."""
+    name = text(value)
+    path = Path(name)
+    if name and not path.is_file():
+        raise ValueError("an existing file")
+    if name and os.name == "posix" and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ValueError("a file that its owner alone may read (chmod 600)")
+    return name
+
+
 def option(default: Any, check: Check) -> Any:
     """One setting."""
     return field(default=default, metadata={"check": check})
 
 
 # ---- the settings; each with what it does in server.toml -----------------------------------------
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may come in, and how they are known."""
+
+    identity: str = option("open", one_of("open", "proxy", "oidc"))
+    open_to_network: bool = option(False, switch)
+    user_header: str = option("X-Remote-User", header)
+    trusted_proxies: tuple[str, ...] = option(("127.0.0.1/32", "::1/128"), networks)
+    allowed: tuple[str, ...] = option((), texts)
+    administrators: tuple[str, ...] = option((), texts)
+
+
+@dataclass(frozen=True)
+class Oidc:
+    """The organisation's identity provider."""
+
+    metadata_url: str = option("", address)
+    client_id: str = option("", text)
+    client_secret_file: str = option("", secret_file)
+    cookie_secret_file: str = option("", secret_file)
+    redirect_uri: str = option("", address)
+    claim: str = option("email", text)
+    session_hours: float = option(12, number(0.1, 720))
 
 
 @dataclass(frozen=True)
@@ -170,6 +234,8 @@ class Log:
 class Settings:
     """All of ``server.toml``."""
 
+    access: Access = Access()
+    oidc: Oidc = Oidc()
     uploads: Uploads = Uploads()
     computing: Computing = Computing()
     visits: Visits = Visits()
@@ -195,7 +261,9 @@ def parse(content: str) -> Settings:
     for name in stated:
         if name not in kinds:
             raise BadSettings(f"[{name}] is not known; expected one of {_list(kinds)}.")
-    return Settings(**{name: _section(name, kinds[name], stated[name]) for name in stated})
+    found = Settings(**{name: _section(name, kinds[name], stated[name]) for name in stated})
+    _require_sense(found.access, found.oidc)
+    return found
 
 
 def _section(name: str, kind: type, stated: Any) -> Any:
@@ -215,6 +283,47 @@ def _section(name: str, kind: type, stated: Any) -> Any:
 
 def _list(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
+
+
+def _require_sense(access: Access, oidc: Oidc) -> None:
+    """Refuse what no single value shows."""
+    is_listed = bool(access.allowed or access.administrators)
+    if access.identity != "open" and not is_listed:
+        raise BadSettings(
+            f'access.allowed is empty, and identity = "{access.identity}" would let nobody in; '
+            'name them, or "*" for all who are known by name.'
+        )
+    if access.identity == "open" and is_listed:
+        raise BadSettings(
+            'access.allowed and access.administrators need names, and identity = "open" knows '
+            'none; choose "proxy" or "oidc".'
+        )
+    if access.identity == "proxy" and not access.trusted_proxies:
+        raise BadSettings("access.trusted_proxies is empty, so nobody could come in.")
+    if access.identity == "oidc":
+        _require_provider(oidc)
+
+
+def _require_provider(oidc: Oidc) -> None:
+    for each in fields(Oidc):
+        if not getattr(oidc, each.name):
+            raise BadSettings(f'oidc.{each.name} is needed for identity = "oidc".')
+    if len(secret(oidc.cookie_secret_file)) < MIN_SECRET:
+        raise BadSettings(f"oidc.cookie_secret_file must hold {MIN_SECRET} characters or more.")
+    if not oidc.redirect_uri.endswith(CALLBACK):
+        raise BadSettings(f"oidc.redirect_uri must end with {CALLBACK}.")
+
+
+def secret(file: str) -> str:
+    """What a file of a secret holds, without the line's end.
+
+    Raises:
+        BadSettings: it cannot be read.
+    """
+    try:
+        return Path(file).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise BadSettings(f"{file} cannot be read as text; expected a secret in it.") from None
 
 
 @cache

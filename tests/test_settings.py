@@ -36,7 +36,20 @@ def test_no_option_takes_a_value_of_another_kind(section):
                 parse(f"[{section}]\n{option.name} = {wrong}")
 
 
+SECRET = "s" * 40
 WRONG = {
+    '[access]\nidentity = "none"': 'access.identity must be one of "open", "proxy", "oidc"',
+    '[access]\nidentity = "proxy"': "access.allowed is empty",
+    '[access]\nallowed = ["anna"]': '"open" knows none',
+    '[access]\nidentity = "proxy"\nallowed = ["*"]\ntrusted_proxies = []': "nobody could come in",
+    '[access]\ntrusted_proxies = ["10.0.0.1/8"]': "access.trusted_proxies must be a list of addr",
+    '[access]\ntrusted_proxies = ["*"]': "access.trusted_proxies must be a list of addresses",
+    '[access]\nuser_header = "X Remote"': "access.user_header must be the name of a header",
+    '[access]\nidentity = "oidc"\nallowed = ["*"]': "oidc.metadata_url is needed",
+    '[oidc]\nmetadata_url = "http://id.example"': "an address that begins with https://",
+    '[oidc]\nmetadata_url = "http://localhost.example/"': "an address that begins with https://",
+    '[oidc]\nclient_secret_file = "nowhere"': "an existing file",
+    "[oidc]\nsession_hours = 0": "oidc.session_hours must be a number from 0.1 to 720",
     "[uploads]\nfile_mb = 0": "uploads.file_mb must be a whole number from 1 to 20",
     "[uploads]\nfile_mb = 21": "uploads.file_mb must be a whole number from 1 to 20",
     "[uploads]\nfile_mb = true": "uploads.file_mb must be a whole number",
@@ -59,6 +72,36 @@ WRONG = {
 def test_what_does_not_fit_is_refused_with_the_reason(content):
     with pytest.raises(BadSettings, match=re.escape(WRONG[content])):
         parse(content)
+
+
+def oidc(tmp_path, mode=0o600, cookie=SECRET, redirect="https://cdam.example/oauth2callback"):
+    """A complete section, with its files."""
+    for name, content in (("client", "xyz"), ("cookie", cookie)):
+        (tmp_path / name).write_text(content)
+        (tmp_path / name).chmod(mode)
+    return (f'[access]\nidentity = "oidc"\nallowed = ["*@clinic.example"]\n[oidc]\n'
+            f'metadata_url = "https://id.example/.well-known/openid-configuration"\n'
+            f'client_id = "cdam"\nclient_secret_file = "{tmp_path / "client"}"\n'
+            f'cookie_secret_file = "{tmp_path / "cookie"}"\n'
+            f'redirect_uri = "{redirect}"\n')  # fmt: skip
+
+
+def test_a_complete_oidc_section_is_taken(tmp_path):
+    assert parse(oidc(tmp_path)).oidc.client_id == "cdam"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX's")
+def test_secrets_that_others_can_read_are_refused(tmp_path):
+    with pytest.raises(BadSettings, match="its owner alone may read"):
+        parse(oidc(tmp_path, mode=0o640))
+
+
+@pytest.mark.parametrize(("change", "reason"), [
+    ({"cookie": "s" * 31}, "32 characters"), ({"redirect": "https://x.example/"}, "callback"),
+])  # fmt: skip
+def test_a_weak_secret_and_a_wrong_return_are_refused(tmp_path, change, reason):
+    with pytest.raises(BadSettings, match=reason):
+        parse(oidc(tmp_path, **change))
 
 
 def test_bounds_are_inclusive():
@@ -161,8 +204,13 @@ def start(tmp_path, content, *options):
                           env=os.environ | {"CDAM_SERVER": str(file)})  # fmt: skip
 
 
-def test_the_server_does_not_start_and_says_why_in_one_line(tmp_path):
-    done = start(tmp_path, "[uploads]\nfile_mb = -3")
+@pytest.mark.parametrize(("content", "options", "reason"), [
+    ("[uploads]\nfile_mb = -3", (), r".*server\.toml: uploads\.file_mb must be a whole number .*"),
+    ("", ("--server.address", "0.0.0.0", "--browser.serverAddress", "localhost"),
+     'access.identity = "open" asks nobody for a name, and the server would listen beyond .*'),
+])  # fmt: skip
+def test_the_server_does_not_start_and_says_why_in_one_line(tmp_path, content, options, reason):
+    done = start(tmp_path, content, *options)
     assert done.returncode != 0
-    assert re.fullmatch(r"CDAM Explorer does not start\. .*server\.toml: uploads\.file_mb must be "
-                        r"a whole number from 1 to 20\.", done.stderr.strip())  # fmt: skip
+    said = done.stderr.strip()
+    assert re.fullmatch(rf"CDAM Explorer does not start\. {reason}", said), said
