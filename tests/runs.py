@@ -8,8 +8,19 @@ import numpy as np
 
 from cdam_core.benchmarks.results import RANDOM, arrow, schema
 
-ABOUT = {"model": {"id": "scenes", "simulated": True},
-         "data": {"id": "scenes:pairs", "digest": "ab" * 32, "simulated": True}}  # fmt: skip
+ABOUT = {
+    "format": 1, "finished": True, "protocol": "default", "seed": 0,
+    "model": {"id": "scenes", "weights_sha256": "cd" * 32, "input_size": [336, 336],
+              "simulated": True},
+    "data": {"id": "scenes:pairs", "digest": "ab" * 32, "pictures": 6, "is_imagenet": False,
+             "held_out": 0, "notes": {}},
+    "perturbation": {"blur_sigma": 14.0, "blur_sigma_relative": 14 / 336, "steps": 20,
+                     "boxes": 100, "rankings": 10},
+    "engine": {"name": "local", "device": "cpu"},
+    "images": {"asked": 6, "done": 6, "broken": [{"image": "x.png", "reason": "truncated"}]},
+    "settings": {"smooth_cdam": {"n": 50, "at": "tokens"}},
+    "tuning": {"smooth_cdam": {"chosen": 0.1}}, "left_out": {"partial_lrp": "why"},
+}  # fmt: skip
 
 
 def row(image, output, method, measure, value, target=None, x=(), curve=(), seconds=0.5):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdam_core.benchmarks import figures, reading
+from cdam_core.benchmarks import figures, outputs, reading
 from cdam_core.benchmarks.averages import QUANTITIES
 from cdam_core.benchmarks.figures import DRAWINGS
 from cdam_core.benchmarks.results import RANDOM
@@ -74,7 +74,7 @@ def test_files_repeat_byte_for_byte(found):
 
 def test_the_papers_figures_are_named_on_its_data(found):
     on_imagenet = reading.of_table(
-        runs.table(runs.pairs(2)), {"data": {"id": "imagenet:multi", "is_imagenet": True}}
+        runs.table(runs.pairs(2)), {"data": {"id": "X_multi", "is_imagenet": True}}
     )
     titles = [figure(on_imagenet, each.id).get_suptitle() for each in DRAWINGS]
     assert [f"Figure {n}" in title for n, title in zip((7, 8, 9, 10), titles, strict=True)] == \
@@ -93,3 +93,14 @@ def test_names_in_titles_are_text():
     about = {"data": {"id": "$x_1$ 漢"}}
     title = figure(reading.of_table(runs.table(runs.pairs(2)), about), "box").get_suptitle()
     assert r"\$x_1\$ □" in title
+
+
+def test_tables_and_figures_are_written_beside_the_results(tmp_path):
+    folder = runs.write(tmp_path / "run", runs.pairs(2))
+    written = {path.relative_to(folder).as_posix() for path in outputs.write(folder)}
+    assert written == {"tables.md", "tables.csv",
+                       *(f"figures/{d.id}.{k}" for d in DRAWINGS for k in ("svg", "png"))}
+    before = {name: (folder / name).read_bytes() for name in written}
+    outputs.write(folder)  # a resumed run makes them anew
+    assert before == {name: (folder / name).read_bytes() for name in written}
+    assert before["tables.md"].decode().startswith("# Benchmark · SIMULATED DATA")

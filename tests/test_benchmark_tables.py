@@ -151,11 +151,13 @@ def test_curves_at_different_positions_meet_on_a_grid():
 
 
 def test_markdown_and_csv_hold_the_same_numbers():
-    found = results_of(runs.pairs(8), runs.ABOUT | {"settings": {"smoothgrad": {"n": 50}}})
+    found = results_of(runs.pairs(8), runs.ABOUT)
     lines = list(csv.DictReader(io.StringIO(tables.to_csv(tables.tables(found), found.about))))
     text = tables.to_markdown(found)
     assert "SIMULATED DATA" in text.splitlines()[0]
-    assert "- Data: scenes:pairs" in text
+    for told in ("- Data: scenes:pairs", "- Images left out: 1: 1 truncated", "- Input: 336 × 336",
+                 "- Blur / shorter side: 0\\.04167", "cannot be asked by: Partial LRP"):
+        assert told.replace("\\", "") in text
     part = text.partition("## Correctness")[2]
     printed = next(line for line in part.splitlines() if line.startswith("| Partial LRP"))
     numbers = [float(number) for number in re.findall(r"[\d.]+", printed)]
@@ -169,8 +171,8 @@ def test_markdown_and_csv_hold_the_same_numbers():
 
 
 @pytest.mark.parametrize(("data", "box", "name"), [
-    ({"id": "imagenet:multi", "is_imagenet": True}, 12.2, "Table 2"),
-    ({"id": "imagenet:val", "is_imagenet": True}, 11.3, "Table S1"),
+    ({"id": "X_multi", "is_imagenet": True}, 12.2, "Table 2"),
+    ({"id": "folder with labels", "is_imagenet": True}, 11.3, "Table S1"),
 ])
 def test_the_papers_numbers_stand_beside_ours_on_its_data(data, box, name):
     found = results_of(runs.pairs(3), {"data": data})
@@ -304,6 +306,15 @@ def test_a_zip_is_read_with_suspicion(monkeypatch):
     with pytest.raises(BadRecord, match="larger than"):
         archive.pick(bomb, ("run.json",))
     assert archive.pick(_zip({"../x/run.json": b"{}"}), ("run.json",)) == {"run.json": b"{}"}
+
+
+def test_a_foreign_run_json_only_leaves_lines_out():
+    odd = {name: ["x", {"y": 1}] for name in (*runs.ABOUT, "other")}
+    for about in (odd, dict.fromkeys(runs.ABOUT, 7), dict.fromkeys(runs.ABOUT), {}):
+        found = results_of(runs.pairs(2), about)
+        assert "## Correctness" in tables.to_markdown(found)
+        assert tables.paper_data(about) is None
+        assert tables.to_csv(tables.tables(found), about).count("\n") > 10
 
 
 def test_an_empty_run_has_no_tables():

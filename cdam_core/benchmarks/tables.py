@@ -8,6 +8,7 @@ evidence lies.
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -231,10 +232,10 @@ def _cell(
 
 
 def is_simulated(about: Mapping[str, Any]) -> bool:
-    """Whether model or data are simulated: built-in scenes are drawn."""
+    """Whether model or data are simulated: all scenes are drawn."""
     model, data = about.get("model"), about.get("data")
-    flags = [part.get("simulated") for part in (model, data) if isinstance(part, dict)]
-    return True in flags
+    is_drawn = isinstance(data, dict) and str(data.get("id", "")).startswith("scenes")
+    return is_drawn or (isinstance(model, dict) and model.get("simulated") is True)
 
 
 def stamp(about: Mapping[str, Any]) -> str:
@@ -251,32 +252,75 @@ def made_by(about: Mapping[str, Any]) -> list[tuple[str, str]]:
 _TOLD = (
     ("Model", ("model", "id")),
     ("Weights (SHA-256)", ("model", "weights_sha256")),
+    ("Input", ("model", "input_size")),
     ("Data", ("data", "id")),
     ("Data (SHA-256)", ("data", "digest")),
-    ("Protocol", ("protocol", "name")),
-    ("Input", ("protocol", "size")),
-    ("Steps", ("protocol", "steps")),
-    ("Boxes per size", ("protocol", "boxes")),
-    ("Blur, pixels", ("protocol", "blur_sigma")),
-    ("Blur / shorter side", ("protocol", "blur_sigma_relative")),
+    ("Protocol", ("protocol",)),
+    ("Steps", ("perturbation", "steps")),
+    ("Boxes per size", ("perturbation", "boxes")),
+    ("Random orders", ("perturbation", "rankings")),
+    ("Blur, pixels", ("perturbation", "blur_sigma")),
+    ("Blur / shorter side", ("perturbation", "blur_sigma_relative")),
     ("Seed", ("seed",)),
-    ("Engine", ("engine",)),
-    ("Device", ("device",)),
-    ("Images done", ("images", "done")),
+    ("Engine", ("engine", "name")),
+    ("Device", ("engine", "device")),
+    ("Images", ("images", "done")),
     ("Images left out", ("images", "broken")),
+    ("Methods that this model cannot be asked by", ("left_out",)),
+    ("Pairs of labels dropped, as they name one thing", ("data", "notes", "dropped_pairs")),
+    ("Noise chosen on held-out images, as a share of the range", ("tuning",)),
 )
 
 
 def _text(about: Mapping[str, Any], *path: str) -> str:
+    """What stands there in words; empty for what is not there."""
     found: Any = about
     for name in path:
         found = found.get(name) if isinstance(found, dict) else None
-    if found is None or isinstance(found, dict):
+    return as_text(_WORDS.get(path[-1], _plain)(found))[:300]
+
+
+def _plain(found: Any) -> str:
+    if isinstance(found, list):
+        return " × ".join(_plain(each) for each in found[:4])
+    if isinstance(found, float):
+        return f"{found:.4g}"
+    return str(found) if isinstance(found, str | int) else ""
+
+
+def _reasons(found: Any) -> str:
+    """How many images were left out, and why."""
+    if not isinstance(found, list) or not found:
         return ""
-    if isinstance(found, list) and len(found) > 4:
-        return str(len(found))
-    words = " × ".join(map(str, found)) if isinstance(found, list) else str(found)
-    return as_text(words)[:200]
+    reasons = Counter(str(each.get("reason", "")) for each in found if isinstance(each, dict))
+    return f"{len(found)}: " + ", ".join(f"{n} {why}" for why, n in reasons.most_common(6))
+
+
+def _methods(found: Any) -> str:
+    known = [label(method) for method in METHODS if method in found] \
+        if isinstance(found, dict) else []
+    return ", ".join(known)
+
+
+def _pairs(found: Any) -> str:
+    """Which labels, the most frequent first."""
+    if not isinstance(found, list) or not found:
+        return ""
+    told = [" and ".join(map(str, each["labels"])) for each in found
+            if isinstance(each, dict) and isinstance(each.get("labels"), list)]  # fmt: skip
+    return f"{len(found)}, such as " + "; ".join(told[:3])
+
+
+def _shares(found: Any) -> str:
+    if not isinstance(found, dict):
+        return ""
+    chosen = [(label(method), each["chosen"]) for method, each in found.items()
+              if method in METHODS and isinstance(each, dict)
+              and isinstance(each.get("chosen"), float)]  # fmt: skip
+    return ", ".join(f"{name} {share:g}" for name, share in chosen)
+
+
+_WORDS = {"broken": _reasons, "left_out": _methods, "dropped_pairs": _pairs, "tuning": _shares}
 
 
 def settings_of(about: Mapping[str, Any], method: str) -> str:
@@ -296,7 +340,7 @@ CSV_COLUMNS = ("table", "method", "column", "better", "mean", "low", "high", "im
 def to_csv(found: Sequence[Table], about: Mapping[str, Any]) -> str:
     """All tables as one, a line per number; what is not known stays empty."""
     shared = {"model": _text(about, "model", "id"), "data": _text(about, "data", "id"),
-              "protocol": _text(about, "protocol", "name")}  # fmt: skip
+              "protocol": _text(about, "protocol")}  # fmt: skip
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
