@@ -25,7 +25,7 @@ from cdam_core.late_vit import OwnClassTokenViT  # noqa: E402
 from cdam_core.models import wrap  # noqa: E402
 from cdam_core.nodules import quality, training  # noqa: E402
 from cdam_core.nodules.card import write_json  # noqa: E402
-from cdam_core.nodules.pack import BIOMARKERS, load_nodules  # noqa: E402
+from cdam_core.nodules.pack import load_nodules  # noqa: E402
 from cdam_core.nodules.phantom import Phantom  # noqa: E402
 
 
@@ -38,33 +38,21 @@ class OwnTokenNetwork(training.LateNetwork):
 KINDS = {"late class token": training.LateNetwork, "the backbone's own": OwnTokenNetwork}
 
 
-def measures_of(task: str) -> dict:
-    """Name -> measure of (predictions, truth), both (n, outputs)."""
-    if task == "malignancy":
-        return {"accuracy": lambda found, true: quality.accuracy(found[:, 0], true[:, 0]),
-                "auc": lambda found, true: quality.auc(found[:, 0], true[:, 0])}  # fmt: skip
-    return {f"R² {name}": lambda found, true, k=k: quality.r_squared(found[:, k], true[:, k])
-            for k, name in enumerate(BIOMARKERS)}  # fmt: skip
-
-
 def measured(runs: list[training.Trainer]) -> dict:
     """Predictions and maps of the first seed with intervals, and of every seed the numbers."""
     first, names = runs[0], training.TASKS[runs[0].settings.task]
     rows = first.data.rows("test")
     nodules = [first.data.nodules[row] for row in rows]
-    found, truth = training.predictions(first, "test")
-    patients = [nodule.patient_id for nodule in nodules]
     side = (first.settings.side, first.settings.side)
     model = wrap(first.finish(), names, first.network.mean, first.network.std, input_size=side,
                  simulated=True)  # fmt: skip
     encodings = [first.network.encode(model, row) for row in rows]
     return {
-        "test": {name: quality.with_interval(measure, patients, found, truth)
-                 for name, measure in measures_of(first.settings.task).items()},
+        "test": training.intervals_of(first, "test"),
         "maps": quality.measure_maps(model, encodings, nodules, [
             name for name in names if name != "benign"]),
-        "seeds": [{name: round(measure(*training.predictions(run, "test")), 4)
-                   for name, measure in measures_of(run.settings.task).items()} for run in runs],
+        "seeds": [{name: round(value, 4) for name, value in training.scores_of(
+            run.settings.task, *training.predictions(run, "test")).items()} for run in runs],
         "best_epochs": [run.best_epoch for run in runs],
         "validation_losses": [round(run.best_loss, 4) for run in runs],
     }  # fmt: skip

@@ -1,5 +1,6 @@
 """Training nodule models: everything measured against slow versions; two steps; resumed."""
 
+import csv
 import hashlib
 import json
 
@@ -15,7 +16,7 @@ import cdam_core as cdam
 from cdam_core.__main__ import main
 from cdam_core.assets import assets_dir
 from cdam_core.errors import BadScan, BadTarget
-from cdam_core.late_vit import LateClassTokenViT
+from cdam_core.late_vit import LateClassTokenViT, OwnClassTokenViT
 from cdam_core.nodules import baselines, quality, training
 from cdam_core.nodules.crops import AXIS_MM, PIXEL_MM, to_image
 from cdam_core.nodules.outlines import agreement
@@ -365,6 +366,24 @@ def test_nobody_to_measure_on_is_refused(tmp_path, tiny):
         fitted(tmp_path, recipe(), tuple(n for n in few() if n.id in ids))
 
 
+@pytest.mark.parametrize("architecture", [LateClassTokenViT, OwnClassTokenViT])
+def test_the_short_way_to_the_class_row_is_that_of_the_whole_block(architecture):
+    """Also with the backbone's own class token, whose query is another one for every image."""
+    torch.manual_seed(3)
+    module = architecture(5, trained_blocks=1, **TINY).eval()
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    pixels = torch.randn(3, 3, SIDE, SIDE)
+    with torch.no_grad():
+        tokens = module.backbone_tokens(pixels)
+        short, whole = module.class_row(tokens)[0], module(pixels)
+        changed = tokens.clone()
+        changed[:, 0, 0] += 5  # a norm follows, which would undo a shift of all
+        reads_own_token = not torch.allclose(module.class_row(changed)[0], short)
+    torch.testing.assert_close(short, whole, rtol=1e-4, atol=1e-4)
+    assert reads_own_token == (architecture is OwnClassTokenViT)
+
+
 # ---- the command ---------------------------------------------------------------------------------
 
 def test_two_epochs_of_the_command_give_a_model_that_explains(tmp_path, monkeypatch, capsys):
@@ -374,7 +393,7 @@ def test_two_epochs_of_the_command_give_a_model_that_explains(tmp_path, monkeypa
     command = ["train", "nodules", "--epochs", "2", "--batch", "2", "--views", "1", "--side", "56",
                "--dropout", "0", "0.05", "--trainable-layers", "25", "--side-task", "shape",
                "--token-dropout", "0.3", "--average", "0.5", "--work", str(tmp_path), "--out",
-               str(tmp_path / "small.json")]
+               str(tmp_path / "small.json"), "--table", str(tmp_path / "sweep.csv")]
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert "validation_loss" in printed
@@ -385,6 +404,12 @@ def test_two_epochs_of_the_command_give_a_model_that_explains(tmp_path, monkeypa
     assert len(card["curves"]["train_and_validation_loss"]) == 2
     assert card["banner"].startswith("Simulated CT.")
     assert card["trained_layers"] == 25
+    assert "numbers, not places" in card["learnt_besides"].lower()
+    table = list(csv.DictReader((tmp_path / "sweep.csv").read_text("utf-8").splitlines()))
+    for line, row in zip(table, card["sweep"], strict=True):
+        assert float(line["validation_loss"]) == row["validation_loss"]
+        assert [float(line[f"auc{part}"]) for part in ("", " low", " high")] == [
+            row["auc"]["value"], *row["auc"]["interval"]]
     trained = load_file(tmp_path / "small.safetensors")
     assert {name for name in trained if name.startswith("blocks.8.")} == {
         "blocks.8.ls2.gamma", "blocks.8.mlp.fc1.bias", "blocks.8.mlp.fc1.weight",

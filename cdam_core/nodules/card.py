@@ -43,6 +43,12 @@ LIMITS = (
     "The class token looks at the picture only once, in the last block; ordinary ViTs' do so in "
     "every block, and CDAM explains less of them.",
 )
+# What a side task adds to what a model has learnt from, in the words of its card.
+SIDE_WORDS = {
+    "shape": "eight features of the readers' outline in the central plane (size, axes, "
+             "eccentricity, circularity, solidity, perimeter, the readers' disagreement)",
+    "ratings": "the eight biomarkers, readers' means",
+}  # fmt: skip
 UNITS = dict.fromkeys(BIOMARKERS, "rating points") | {"diameter": "mm"}
 
 
@@ -83,7 +89,8 @@ def describe(settings, data, job, trained_layers: int) -> dict:
         "licence": "MIT; outlines and ratings of LIDC-IDRI under CC BY 3.0",
         "notices": "assets/nodules/LICENSE-LIDC.md",
         "provenance": "Last block, class token and norms trained on from those of the scenes "
-                      "model, head from random weights, on the frozen backbone; see backbone.json.",
+                      "model, head from random weights; all other layers are those of the "
+                      "backbone, see backbone.json.",
         "data": {
             "nodules": "862 of LIDC-IDRI: first scan of a patient, 3 or 4 readers, median "
                        "malignancy other than 3",
@@ -93,6 +100,7 @@ def describe(settings, data, job, trained_layers: int) -> dict:
         },
         "real": "outlines, sizes, slice thickness, ratings" if simulated else "everything",
         "simulated_parts": "every grey value" if simulated else "nothing",
+        "learnt_besides": side_words(settings.side_task),
         "made_of": {name: PROVENANCE_OF[name] for name in _outputs(settings.task)},
         "limits": list(LIMITS),
         "not_the_papers": "Other images, another split and another network than in the CDAM paper: "
@@ -102,6 +110,15 @@ def describe(settings, data, job, trained_layers: int) -> dict:
         "trained_layers": trained_layers,
         "seed": settings.seed,
     }  # fmt: skip
+
+
+def side_words(side_task: str) -> str:
+    """What was learnt besides, and that no map was taught by it."""
+    if side_task == "none":
+        return "nothing"
+    parts = " and ".join(SIDE_WORDS[name] for name in side_task.split("+"))
+    return (f"{parts}; by outputs that the finished model does not have. Numbers, not places: "
+            "where the evidence lies was never taught.")
 
 
 def _outputs(task: str) -> tuple[str, ...]:

@@ -18,9 +18,10 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ from cdam_core.nodules.dicom import DicomArchive
 from cdam_core.nodules.outlines import agreement
 from cdam_core.nodules.pack import BIOMARKERS, Nodule, load_nodules
 from cdam_core.nodules.phantom import VARIANTS, Phantom
-from cdam_core.nodules.quality import accuracy, auc, mean_error, r_squared
+from cdam_core.nodules.quality import accuracy, auc, mean_error, r_squared, with_interval
 from cdam_core.nodules.splits import KINDS, Split, load_split, make_split
 from cdam_core.nodules.views import (
     MEAN,
@@ -120,10 +121,15 @@ def side_targets_of(side_task: str, nodules: Sequence[Nodule]) -> np.ndarray:
     """(nodules, 0, 8 or 16) what is learnt besides; outlines and ratings, no picture."""
     parts = [np.zeros((len(nodules), 0))]
     if "shape" in side_task:
-        parts.append(np.array([baselines.shape_features(agreement(each)) for each in nodules]))
+        parts.append(np.array([_shape_of(nodule) for nodule in nodules]))
     if "ratings" in side_task:
         parts.append(targets_of("biomarkers", nodules))
     return np.concatenate(parts, 1)
+
+
+@cache
+def _shape_of(nodule: Nodule) -> np.ndarray:
+    return baselines.shape_features(agreement(nodule))
 
 
 def side_count(side_task: str) -> int:
@@ -575,14 +581,33 @@ def predictions(trainer: Trainer, part: str) -> tuple[np.ndarray, np.ndarray]:
     return found * spread + mean, trainer.data.targets[rows]
 
 
-def scores_of(task: str, found: np.ndarray, true: np.ndarray) -> dict[str, float]:
+Measure = Callable[[np.ndarray, np.ndarray], float]  # of outputs and targets, (n, columns) each
+
+
+def measures_of(task: str) -> dict[str, Measure]:
     """The numbers of a part: accuracy and AUC, or R² and mean absolute error per biomarker."""
     if task == "malignancy":
-        return {"accuracy": accuracy(found[:, 0], true[:, 0]), "auc": auc(found[:, 0], true[:, 0])}
-    each = {f"R² {name}": r_squared(found[:, k], true[:, k]) for k, name in enumerate(BIOMARKERS)}
-    errors = {f"MAE {name}": mean_error(found[:, k], true[:, k])
-              for k, name in enumerate(BIOMARKERS)}  # fmt: skip
-    return each | errors
+        return {"accuracy": _of_column(accuracy, 0), "auc": _of_column(auc, 0)}
+    return {f"{name} {marker}": _of_column(measure, column)
+            for name, measure in (("R²", r_squared), ("MAE", mean_error))
+            for column, marker in enumerate(BIOMARKERS)}  # fmt: skip
+
+
+def _of_column(measure: Measure, column: int) -> Measure:
+    return lambda found, true: measure(found[:, column], true[:, column])
+
+
+def scores_of(task: str, found: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    """Every number of ``measures_of``."""
+    return {name: measure(found, true) for name, measure in measures_of(task).items()}
+
+
+def intervals_of(trainer: Trainer, part: str) -> dict[str, dict]:
+    """Every number of a part with its interval over patients."""
+    found = predictions(trainer, part)
+    patients = [trainer.data.nodules[row].patient_id for row in trainer.data.rows(part)]
+    return {name: with_interval(measure, patients, *found)
+            for name, measure in measures_of(trainer.settings.task).items()}  # fmt: skip
 
 
 # ---- the whole job -------------------------------------------------------------------------------
@@ -597,6 +622,7 @@ class Job:
     nodules: tuple[Nodule, ...]
     work: Path
     out: Path
+    table: Path | None = None
 
 
 def train(job: Job, runs: Sequence[Settings]) -> dict[str, float]:
@@ -608,15 +634,15 @@ def train(job: Job, runs: Sequence[Settings]) -> dict[str, float]:
     table, best = [], None
     for settings in runs:
         trainer = fit(job.backbone, settings, job.source, job.nodules, job.work)
-        val = scores_of(settings.task, *predictions(trainer, "val"))
         table.append({"trainable_layers": len(trainer.parameters), "dropout": settings.dropout,
                       "validation_loss": round(trainer.best_loss, 4),
-                      "best_epoch": trainer.best_epoch,
-                      **{name: round(value, 4) for name, value in val.items()}})  # fmt: skip
+                      "best_epoch": trainer.best_epoch, **intervals_of(trainer, "val")})
         if best is None or trainer.best_loss < best.best_loss:
             best = trainer
     if len(table) > 1:
         print(as_table(table))
+    if job.table is not None:
+        write_atomically(job.table, as_csv(table).encode())
     found = scores_of(best.settings.task, *predictions(best, "test"))
     write(job, best, table, found)
     print(best.data.split.words)
@@ -629,6 +655,17 @@ def as_table(rows: list[dict]) -> str:
     names = ("trainable_layers", "dropout", "best_epoch", "validation_loss")
     lines = ["  ".join(f"{name:>16}" for name in names)]
     return "\n".join(lines + ["  ".join(f"{row[name]:>16}" for name in names) for row in rows])
+
+
+def as_csv(rows: list[dict]) -> str:
+    """A line per recipe; a number with an interval takes three columns: itself, low and high."""
+    lines = [",".join(name if not isinstance(value, dict) else f"{name},{name} low,{name} high"
+                      for name, value in rows[0].items())]
+    for row in rows:
+        cells = ((value["value"], *value["interval"]) if isinstance(value, dict) else (value,)
+                 for value in row.values())  # fmt: skip
+        lines.append(",".join(str(cell) for cell in itertools.chain.from_iterable(cells)))
+    return "\n".join(lines) + "\n"
 
 
 def write(job: Job, trainer: Trainer, table: list[dict], found: dict[str, float]) -> None:
@@ -673,6 +710,8 @@ def register(subparsers) -> None:
                         help="folder for tokens (110 kB a view at 168 px) and unfinished runs")
     parser.add_argument("--out", type=Path, metavar="FILE",
                         help="model card (.json); .safetensors with --backbone timm:…")
+    parser.add_argument("--table", type=Path, metavar="FILE.csv",
+                        help="every recipe's numbers on validation, with intervals over patients")
     for name in ("trainable_layers", "dropout"):
         value = defaults.pop(name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), nargs="+",
@@ -696,7 +735,7 @@ def run(args: argparse.Namespace) -> int:
     source, nodules = open_source(args)
     suffix = ".json" if args.backbone == BUNDLED else ".safetensors"
     out = args.out or args.work / f"nodules-{args.task}{suffix}"
-    train(Job(args.backbone, source, nodules, args.work, out), runs)
+    train(Job(args.backbone, source, nodules, args.work, out, args.table), runs)
     print(f"wrote {out.name}")
     return 0
 
