@@ -13,10 +13,9 @@ what is missing; writes ``assets/results/nodules-class-token-TASK.json``.
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -38,9 +37,17 @@ class OwnTokenNetwork(training.LateNetwork):
 KINDS = {"late class token": training.LateNetwork, "the backbone's own": OwnTokenNetwork}
 
 
-def measured(runs: list[training.Trainer]) -> dict:
+def of_seed(run: training.Trainer) -> dict:
+    """The numbers of one run."""
+    found = training.scores_of(run.settings.task, *training.predictions(run, "test"))
+    return {"best_epoch": run.best_epoch, "validation_loss": round(run.best_loss, 4),
+            **{name: round(value, 4) for name, value in found.items()}}  # fmt: skip
+
+
+def measured(runs: Iterator[training.Trainer]) -> dict:
     """Predictions and maps of the first seed with intervals, and of every seed the numbers."""
-    first, names = runs[0], training.TASKS[runs[0].settings.task]
+    first = next(runs)
+    names = training.TASKS[first.settings.task]
     rows = first.data.rows("test")
     nodules = [first.data.nodules[row] for row in rows]
     side = (first.settings.side, first.settings.side)
@@ -51,10 +58,8 @@ def measured(runs: list[training.Trainer]) -> dict:
         "test": training.intervals_of(first, "test"),
         "maps": quality.measure_maps(model, encodings, nodules, [
             name for name in names if name != "benign"]),
-        "seeds": [{name: round(value, 4) for name, value in training.scores_of(
-            run.settings.task, *training.predictions(run, "test")).items()} for run in runs],
-        "best_epochs": [run.best_epoch for run in runs],
-        "validation_losses": [round(run.best_loss, 4) for run in runs],
+        "nodules_measured": len(nodules),
+        "seeds": [of_seed(first), *map(of_seed, runs)],
     }  # fmt: skip
 
 
@@ -69,19 +74,18 @@ def main() -> None:
     nodules, found = load_nodules(), {}
     for kind, network in KINDS.items():
         print(f"{settings.task}: {kind}", flush=True)
-        runs = [
-            training.fit(training.BUNDLED, replace(settings, seed=seed), Phantom(), nodules,
-                         args.work, make=lambda _, asked, network=network: network(
-                             asked, training.output_count(asked)))
-            for seed in range(args.seeds)
-        ]  # fmt: skip
-        found[kind] = measured(runs)
+
+        def fit(seed: int, network=network) -> training.Trainer:
+            return training.fit(
+                training.BUNDLED, replace(settings, seed=seed), Phantom(), nodules, args.work,
+                make=lambda _, asked: network(asked, training.output_count(asked)),
+            )
+
+        found[kind] = measured(map(fit, range(args.seeds)))
     out = ROOT / "assets/results" / f"nodules-class-token-{settings.task}.json"
     out.parent.mkdir(exist_ok=True)
     write_json(out, {
-        "simulated": True, "nodules_measured": int(np.sum([
-            nodule.id in runs[0].data.split.test for nodule in nodules])),
-        "intervals": "95 %, bootstrap over patients, first seed",
+        "simulated": True, "intervals": "95 %, bootstrap over patients, first seed",
         "command": f"python scripts/compare_class_tokens.py assets/models/{args.card.name} "
                    f"--seeds {args.seeds}",
         "settings": vars(settings), "found": found,

@@ -15,6 +15,7 @@ what is missing.
 import argparse
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,13 +103,13 @@ def spread(values: list[float]) -> dict:
             "sd": round(deviation, 4), "interval": [round(mean - half, 4), round(mean + half, 4)]}
 
 
-def over_seeds(task: str, runs: list[training.Trainer]) -> dict:
-    """The same split, other seeds."""
+def over_seeds(task: str, runs: Iterable[training.Trainer]) -> dict:
+    """The same split, other seeds; one after the other, because each holds all views' tokens."""
     scores = [training.scores_of(task, *training.predictions(run, "test")) for run in runs]
     return {name: spread([each[name] for each in scores]) for name in scores[0]}
 
 
-def paired(runs: list[training.Trainer], features: np.ndarray) -> dict:
+def paired(runs: Iterable[training.Trainer], features: np.ndarray) -> dict:
     """Malignancy on other splits: the model's number minus each rival's on the same nodules.
 
     The splits share nodules, so the interval over them is too narrow, if anything.
@@ -154,10 +155,10 @@ def main() -> None:
              maps=maps(trainer, args.card), intervals="95 %, bootstrap over patients",
              nodules_measured=len(found))
     if "splits" in args.parts and classify and args.splits > 1:
-        keep(splits=paired([fit(split_seed=k) for k in range(args.splits)],
+        keep(splits=paired((fit(split_seed=k) for k in range(args.splits)),
                            features_of(args.work, nodules)))
     if "seeds" in args.parts and args.seeds > 1:
-        keep(seeds=over_seeds(settings.task, [fit(seed=k) for k in range(args.seeds)]))
+        keep(seeds=over_seeds(settings.task, (fit(seed=k) for k in range(args.seeds))))
     print(json.dumps(card["quality"], indent=1, ensure_ascii=False))
 
 
