@@ -1,10 +1,10 @@
-"""The command line: ``python -m cdam_core explain | replay | sheet | train | models``."""
+"""The command line: ``python -m cdam_core explain | replay | sheet | benchmark | ...``."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from cdam_core.commands import WRONG_USE, explain, models, replay, sheet
+from cdam_core.commands import WRONG_USE, benchmark, explain, models, replay, sheet
 from cdam_core.errors import CdamError
 
 
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m cdam_core", description=__doc__.split(":")[0])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (explain, replay, sheet, models):
+    for command in (explain, replay, sheet, benchmark, models):
         command.add(commands)
     _add_train(commands)
     return parser

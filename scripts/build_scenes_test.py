@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from cdam_core.scenes import drawings  # noqa: E402
+from cdam_core.scenes.classes import CLASS_NAMES  # noqa: E402
 from cdam_core.scenes.generator import MEASURED, SceneGenerator, calm  # noqa: E402
 
 SEED = 80_001
@@ -46,7 +47,9 @@ def write(path: Path, scenes, quality: int = QUALITY) -> None:
         for index, scene in enumerate(scenes):
             add(f"{index:03d}.jpg", encoded(scene.image, "JPEG", quality=quality, subsampling=0))
             add(f"{index:03d}.png", encoded(scene.mask, "PNG", optimize=True))
-            labels.append({"labels": list(scene.labels), "drawings": list(scene.credits)})
+            labels.append({"labels": list(scene.labels),
+                           "classes": [CLASS_NAMES[label] for label in scene.labels],
+                           "drawings": list(scene.credits)})
         add("scenes.json", json.dumps(labels, indent=1).encode())
 
 

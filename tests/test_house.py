@@ -14,13 +14,13 @@ from cdam_core.assets import assets_dir
 
 ROOT = Path(__file__).parent.parent
 # The data flow, first to last; a module imports only what stands before it.
-ORDER = ("errors", "assets", "devices", "files", "archive", "intervals", "images", "late_vit",
-         "architectures", "bank", "last_block", "layouts", "checkpoints", "hub", "models", "sizes",
-         "concepts", "targets", "methods", "maps", "regions", "pictures", "explanation",
-         "benchmarks", "sanity", "mechanism", "provenance", "replaying", "series", "sheets",
-         "report")
+ORDER = ("errors", "assets", "threads", "devices", "files", "archive", "intervals", "images",
+         "late_vit", "architectures", "bank", "last_block", "layouts", "checkpoints", "hub",
+         "models", "sizes", "concepts", "targets", "methods", "maps", "regions", "pictures",
+         "explanation", "benchmarks", "sanity", "mechanism", "provenance", "replaying", "series",
+         "sheets", "report")
 # Beside the data flow: these may import it, and it never imports them.
-BESIDE = ("threads", "scenes", "nodules", "dicom", "training", "catalogue", "head", "training_head",
+BESIDE = ("scenes", "nodules", "dicom", "training", "catalogue", "head", "training_head",
           "commands")
 ENTRIES = ("__init__", "__main__")  # see everything
 HOOKS = re.compile(r"register_\w*hook")

@@ -121,7 +121,7 @@ class Part:
 
 @cache
 def arrow() -> tuple[Any, Any]:
-    """pyarrow and its Parquet module; ``BadData`` "missing-package" where it is not installed."""
+    """The package pyarrow and its Parquet module; ``BadData`` where it is not installed."""
     try:
         import pyarrow
         from pyarrow import parquet
