@@ -25,7 +25,7 @@ from starlette.formparsers import MultiPartParser  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
 from streamlit import config  # noqa: E402
 
-from pages import _access, _errors, _state  # noqa: E402
+from pages import _access, _errors, _limits, _state  # noqa: E402
 
 
 @contextlib.asynccontextmanager
@@ -50,6 +50,7 @@ app = st.App(
     secrets=_access.secrets(SETTINGS),
     middleware=[  # from the outside to the inside
         Middleware(_access.Door, settings=SETTINGS),
+        Middleware(_limits.Intake, limits=SETTINGS.uploads),
     ],
 )
 config.set_option("server.maxUploadSize", SETTINGS.uploads.file_mb)

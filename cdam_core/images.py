@@ -24,13 +24,32 @@ from cdam_core.errors import BadImage
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF")
 FITS = ("pad", "crop", "stretch")
 MAX_BYTES = 20 * 2**20
-MAX_PIXELS = 40_000_000
+MAX_MEGAPIXELS = 40  # a stricter bound can be stated in the environment, before this is loaded
+PIXELS_VARIABLE = "CDAM_MEGAPIXELS"
 MIN_SIDE = 16  # pixels
 MAX_ASPECT = 20  # long side over short side
 MAX_COUNTED_FRAMES = 1000  # counting the pages of a hostile TIFF takes quadratic time
 WINDOW_PERCENTILES = (0.5, 99.5)
 MEAN_COLOUR = (124, 116, 104)  # ImageNet's mean: padding that means nothing to most models
 
+
+def _allowed_pixels(stated: str) -> int:
+    """Pixels of one picture.
+
+    Args:
+        stated: a whole number of megapixels, or nothing.
+
+    Raises:
+        ValueError: it is none, or more than can be decoded safely.
+    """
+    text = stated.strip() or str(MAX_MEGAPIXELS)
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_MEGAPIXELS):
+        raise ValueError(f"The environment variable {PIXELS_VARIABLE} is {stated!r}; expected a "
+                         f"whole number of megapixels from 1 to {MAX_MEGAPIXELS}.")
+    return int(text) * 10**6
+
+
+MAX_PIXELS = _allowed_pixels(os.environ.get(PIXELS_VARIABLE, ""))
 # Pillow's own guard; it refuses at twice this number, _check_size at this number.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from pages import _account, _links, _visits
+from pages import _account, _limits, _links, _visits
 
 FOLDER = Path(__file__).parent
 LOGO = FOLDER / "_viewer" / "logo.svg"
@@ -58,6 +58,7 @@ def main() -> None:
     _links.follow()
     page = st.navigation(navigation_pages(), position="top")
     _visits.begin()
+    _limits.show()
     page.run()
     st.divider()
     st.caption(FOOTER)

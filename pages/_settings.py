@@ -180,6 +180,10 @@ class Uploads:
     """What may come in."""
 
     file_mb: int = option(20, count(1, 20))
+    session_mb: int = option(200, count(1, 100_000))
+    minute_mb: int = option(300, count(1, 100_000))
+    all_mb: int = option(1000, count(1, 1_000_000))
+    megapixels: int = option(40, count(1, 40))
     concept_images: int = option(24, count(1, 200))
 
 
@@ -263,6 +267,7 @@ def parse(content: str) -> Settings:
             raise BadSettings(f"[{name}] is not known; expected one of {_list(kinds)}.")
     found = Settings(**{name: _section(name, kinds[name], stated[name]) for name in stated})
     _require_sense(found.access, found.oidc)
+    _require_room(found.uploads)
     return found
 
 
@@ -314,6 +319,13 @@ def _require_provider(oidc: Oidc) -> None:
         raise BadSettings(f"oidc.redirect_uri must end with {CALLBACK}.")
 
 
+def _require_room(uploads: Uploads) -> None:
+    for name in ("session_mb", "minute_mb", "all_mb"):
+        if getattr(uploads, name) < uploads.file_mb:
+            raise BadSettings(f"uploads.{name} is smaller than uploads.file_mb, so that no such "
+                              "file could ever arrive; make it larger.")  # fmt: skip
+
+
 def secret(file: str) -> str:
     """What a file of a secret holds, without the line's end.
 
@@ -357,15 +369,20 @@ def start() -> Settings:
     """
     try:
         found = settings()
+        hand_on(found)
     except BadSettings as error:
         raise SystemExit(f"CDAM Explorer does not start. {error}") from None
-    hand_on(found)
     return found
 
 
 def hand_on(found: Settings) -> None:
-    """Tell those who listen to environment variables; a variable that is set goes first."""
+    """Tell those who listen to environment variables; a variable that is set goes first.
+
+    Raises:
+        BadSettings: a variable is set to what it cannot be.
+    """
     stated = {
+        "CDAM_MEGAPIXELS": str(found.uploads.megapixels),
         "CDAM_MODELS": found.models.folder,
         "CDAM_ONLY_MODELS": ",".join(found.models.only),
         "CDAM_FOLDERS": os.pathsep.join(found.folders.pictures),
@@ -377,3 +394,7 @@ def hand_on(found: Settings) -> None:
     for name, value in stated.items():
         if value and not os.environ.get(name, "").strip():
             os.environ[name] = value
+    pixels = os.environ["CDAM_MEGAPIXELS"].strip()
+    if not (pixels.isascii() and pixels.isdigit() and 1 <= int(pixels) <= 40):
+        raise BadSettings("The environment variable CDAM_MEGAPIXELS must be a whole number from 1 "
+                          "to 40.")  # fmt: skip

@@ -144,6 +144,14 @@ def _last_message(info, otherwise: float) -> float:
 house = House()
 
 
+def draw_again(visit: str) -> bool:
+    """Have the page of an open tab drawn again, to say what happened outside; False: no tab."""
+    info = _runtime()._session_mgr.get_active_session_info(visit)
+    if info is not None:
+        info.session.request_rerun(None)
+    return info is not None
+
+
 def prepare(settings: Visits) -> None:
     """Leave closed tabs to the house: Streamlit's own limit comes later, if the house fails."""
     config.set_option("server.disconnectedSessionTTL", round(settings.keep_closed_s) + 60)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cdam_core import threads
+from cdam_core import images, threads
 from pages import _settings
 from pages._gate import Limits
 from pages._settings import BadSettings, Computing, Settings, parse
@@ -53,6 +53,9 @@ WRONG = {
     "[uploads]\nfile_mb = 0": "uploads.file_mb must be a whole number from 1 to 20",
     "[uploads]\nfile_mb = 21": "uploads.file_mb must be a whole number from 1 to 20",
     "[uploads]\nfile_mb = true": "uploads.file_mb must be a whole number",
+    "[uploads]\nfile_mb = 5\nsession_mb = 4": "uploads.session_mb is smaller than uploads.file_mb",
+    "[uploads]\nall_mb = 19": "uploads.all_mb is smaller than uploads.file_mb",
+    "[uploads]\nmegapixels = 41": "uploads.megapixels must be a whole number from 1 to 40",
     "[uploads]\nconcept_images = 2.5": "a whole number",
     "[computing]\ncores = -1": "a whole number from 0",
     "[computing]\npatience_s = nan": "a number from 1 to 3600",
@@ -153,7 +156,7 @@ def test_a_named_file_that_is_not_there_is_refused(read, monkeypatch, tmp_path):
 
 def test_environment_variables_go_before_the_file(tmp_path, monkeypatch):
     names = ("CDAM_MODELS", "CDAM_ONLY_MODELS", "CDAM_FOLDERS", "CDAM_CONCEPTS", "CDAM_LIDC",
-             "CDAM_DEVICE", "CDAM_HALF")  # fmt: skip
+             "CDAM_DEVICE", "CDAM_HALF", "CDAM_MEGAPIXELS")  # fmt: skip
     for name in names:
         monkeypatch.setenv(name, "")  # as good as not set
     monkeypatch.setenv("CDAM_MODELS", "mine")
@@ -170,7 +173,18 @@ def test_environment_variables_go_before_the_file(tmp_path, monkeypatch):
         "CDAM_LIDC": str(ROOT),
         "CDAM_DEVICE": "cuda:1",
         "CDAM_HALF": "1",
+        "CDAM_MEGAPIXELS": "40",
     }
+
+
+@pytest.mark.parametrize("wrong", ["0", "41", "2.5", "ten", "²"])
+def test_a_variable_that_cannot_be_is_refused(wrong, monkeypatch):
+    monkeypatch.setenv("CDAM_MEGAPIXELS", wrong)
+    with pytest.raises(BadSettings, match="CDAM_MEGAPIXELS must be a whole number from 1 to 40"):
+        _settings.hand_on(Settings())
+    with pytest.raises(ValueError, match="whole number of megapixels from 1 to 40"):
+        images._allowed_pixels(wrong)
+    monkeypatch.setenv("CDAM_DEVICE", "cpu")  # hand_on has set it; back to what it was
 
 
 def test_everything_that_listens_to_a_variable_can_be_set_in_the_file():
@@ -180,7 +194,7 @@ def test_everything_that_listens_to_a_variable_can_be_set_in_the_file():
             for name in re.findall(r'"(CDAM_\w+)"', file.read_text("utf-8"))}  # fmt: skip
     handed = set(re.findall(r'"(CDAM_\w+)": ', (ROOT / "pages/_settings.py").read_text("utf-8")))
     assert read == handed | {_settings.VARIABLE}
-    assert len(handed) == 7
+    assert len(handed) == 8
 
 
 def test_the_gate_is_as_the_administrator_decided():
