@@ -284,13 +284,18 @@ def test_what_is_no_run_is_refused_in_one_sentence(name):
         reading.read_zip(_zip(files))
 
 
-def test_sizes_are_limited_before_anything_is_decoded(monkeypatch):
-    content = runs.parquet(BY_HAND)
-    for limit, value in (("MAX_ROWS", 3), ("MAX_VALUES", 3), ("MAX_BYTES", 30), ("MAX_ABOUT", 3)):
-        with monkeypatch.context() as patch:
-            patch.setattr(reading, limit, value)
-            with pytest.raises(BadRecord, match="too much to be shown"):
-                reading.read_zip(_zip({"results.parquet": content, "run.json": b"{  }"}))
+@pytest.mark.parametrize("name", ["rows", "values", "bytes"])
+def test_sizes_are_limited_before_anything_is_decoded(name, tmp_path):
+    folder = runs.write(tmp_path / "run", BY_HAND)
+    with pytest.raises(BadRecord, match="too much to be shown"):
+        reading.read_folder(folder, reading.Limits(**{name: 3}))
+    assert len(reading.read_folder(folder)) == len(BY_HAND)
+
+
+def test_run_json_is_limited_too(monkeypatch):
+    monkeypatch.setattr(reading, "MAX_ABOUT", 3)
+    with pytest.raises(BadRecord, match=r"run\.json is larger"):
+        reading.about_of(b"{  }")
 
 
 def test_a_zip_is_read_with_suspicion(monkeypatch):

@@ -31,7 +31,7 @@ def write(folder: Path) -> list[Path]:
     """
     (folder / FIGURES).mkdir(exist_ok=True)
     written = []
-    for name, content in files(reading.read_folder(folder)).items():
+    for name, content in files(reading.read_folder(folder, reading.FOR_FILES)).items():
         write_atomically(folder / name, content)
         written.append(folder / name)
     return written

@@ -7,7 +7,7 @@ extracted, and what no run writes is refused in one sentence.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,29 @@ ROWS_FILE, RUN_FILE = "results.parquet", "run.json"
 TEXT = ("image", "target", "output", "kind", "method", "measure")
 KNOWN = {"method": {*METHODS, RANDOM}, "measure": set(MEASURES)}
 
-MAX_ROWS = 2_000_000
-MAX_VALUES = 100_000_000  # numbers in one column
-MAX_BYTES = 2**30  # of all columns, unpacked
 MAX_ABOUT = 8 * 2**20  # bytes of run.json
 MAX_POINTS = 2000  # of one curve
 MAX_NAME = 1000  # characters of an image, a class, ...
 _EXPECTED = "expected the folder or the ZIP of a benchmark run"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is read at most.
+
+    Attributes:
+        rows: of the table.
+        values: numbers in one column.
+        bytes: of all columns, unpacked.
+    """
+
+    rows: int = 1_000_000
+    values: int = 30_000_000
+    bytes: int = 400 * 2**20
+
+
+FOR_SCREEN = Limits()  # a thousand images, every method, two classes each
+FOR_FILES = Limits(50_000_000, 2_000_000_000, 2**34)  # one's own run, with the memory it needs
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,14 +104,18 @@ class Results:
 # ---- files ---------------------------------------------------------------------------------------
 
 
-def read_folder(folder: Path) -> Results:
+def read_folder(folder: Path, limits: Limits = FOR_SCREEN) -> Results:
     """The results of a run, finished or growing.
+
+    Args:
+        folder: of the run.
+        limits: how much to read at most.
 
     Raises:
         BadRecord: a file is missing, damaged, foreign or too large.
     """
     found = [name for name in (ROWS_FILE, RUN_FILE) if (folder / name).is_file()]
-    return read_files({name: _content(folder / name) for name in found})
+    return read_files({name: _content(folder / name, limits) for name in found}, limits)
 
 
 def read_zip(content: bytes) -> Results:
@@ -107,18 +127,18 @@ def read_zip(content: bytes) -> Results:
     return read_files(archive.pick(content, (ROWS_FILE, RUN_FILE)))
 
 
-def read_files(files: Mapping[str, bytes]) -> Results:
+def read_files(files: Mapping[str, bytes], limits: Limits = FOR_SCREEN) -> Results:
     """The same of the files' contents by name; raises as above."""
     for name in (RUN_FILE, ROWS_FILE):
         if name not in files:
             raise BadRecord("unreadable", f"There is no {name}; {_EXPECTED}, which holds it.")
-    return of_table(table_of(files[ROWS_FILE]), about_of(files[RUN_FILE]))
+    return of_table(table_of(files[ROWS_FILE], limits), about_of(files[RUN_FILE]))
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path, limits: Limits) -> bytes:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise _too_large()
+        if path.stat().st_size > limits.bytes:
+            raise _too_large(limits)
         return path.read_bytes()
     except OSError:
         raise BadRecord("unreadable", f"{path.name} cannot be read; {_EXPECTED}.") from None
@@ -131,17 +151,17 @@ def about_of(content: bytes) -> dict[str, Any]:
         BadRecord: it is no JSON object, or too large.
     """
     if len(content) > MAX_ABOUT:
-        raise _too_large()
+        raise _damaged(f"is larger than the {MAX_ABOUT // 2**20} MB", RUN_FILE)
     try:
         about = json.loads(content)
     except (ValueError, RecursionError):
         about = None
     if not isinstance(about, dict):
-        raise BadRecord("damaged", f"{RUN_FILE} is no JSON object; {_EXPECTED}.")
+        raise _damaged("is no JSON object", RUN_FILE)
     return about
 
 
-def table_of(content: bytes) -> Any:
+def table_of(content: bytes, limits: Limits = FOR_SCREEN) -> Any:
     """The rows of results.parquet as a pyarrow table; columns that no run writes are left out.
 
     Raises:
@@ -150,7 +170,7 @@ def table_of(content: bytes) -> Any:
     pa, parquet = arrow()
     try:
         file = parquet.ParquetFile(pa.BufferReader(content))
-        _check_sizes(file.metadata)
+        _check_sizes(file.metadata, limits)
         missing = [name for name in schema().names if name not in file.schema_arrow.names]
         if missing:
             raise _damaged(f"has no column {missing[0]}")
@@ -162,14 +182,15 @@ def table_of(content: bytes) -> Any:
         raise _damaged("cannot be decoded") from None
 
 
-def _check_sizes(metadata: Any) -> None:
+def _check_sizes(metadata: Any, limits: Limits) -> None:
     """What the file's own directory says it will become."""
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     values = [sum(group.column(index).num_values for group in groups)
               for index in range(metadata.num_columns)]  # fmt: skip
     unpacked = sum(group.total_byte_size for group in groups)
-    if metadata.num_rows > MAX_ROWS or max(values, default=0) > MAX_VALUES or unpacked > MAX_BYTES:
-        raise _too_large()
+    found = (metadata.num_rows, max(values, default=0), unpacked)
+    if any(one > most for one, most in zip(found, astuple(limits), strict=True)):
+        raise _too_large(limits)
 
 
 # ---- rows ----------------------------------------------------------------------------------------
@@ -256,10 +277,11 @@ def _ragged(column: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(values), np.cumsum(np.concatenate(counts))
 
 
-def _damaged(how: str) -> BadRecord:
-    return BadRecord("damaged", f"{ROWS_FILE} {how}; {_EXPECTED}.")
+def _damaged(how: str, name: str = ROWS_FILE) -> BadRecord:
+    return BadRecord("damaged", f"{name} {how}; {_EXPECTED}.")
 
 
-def _too_large() -> BadRecord:
-    return BadRecord("too-large", f"This run holds more than {MAX_ROWS:,} rows or "
-                     f"{MAX_BYTES // 2**20} MB, too much to be shown; measure fewer images.")
+def _too_large(limits: Limits) -> BadRecord:
+    return BadRecord("too-large", f"This run holds more than {limits.rows:,} rows or "
+                     f"{limits.bytes // 2**20} MB, too much to be shown; make its tables on the "
+                     "command line, or measure fewer images.")  # fmt: skip

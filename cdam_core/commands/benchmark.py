@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cdam_core.architectures import takes_any_size
-from cdam_core.benchmarks import same_thing
+from cdam_core.benchmarks import outputs, same_thing
 from cdam_core.benchmarks.datasets import BUILT_IN, REAL_OF_TIMM, Data, open_data
 from cdam_core.benchmarks.engines import ENGINES
 from cdam_core.benchmarks.measuring import GROUPS
@@ -117,9 +117,11 @@ def start(options: argparse.Namespace) -> int:
             for name, value in vars(options).items() if name not in HOW}  # fmt: skip
     summary = run(model, data, options.out, _ask(options, methods_for(model)), engine, _progress,
                   told)  # fmt: skip
+    made = outputs.write(options.out)
     for method, why in summary.left_out.items():
         print(f"{method}: left out: {why}")
-    print(f"{summary.images} pictures, {summary.rows} rows in {summary.results.name}")
+    print(f"{summary.images} pictures, {summary.rows} rows in {summary.results.name}; "
+          f"tables.md, tables.csv and {(len(made) - 2) // 2} figures")
     if summary.broken:
         print(f"cdam: {len(summary.broken)} of {len(summary.broken) + summary.images} pictures "
               "were left out.", file=sys.stderr)  # fmt: skip
