@@ -11,9 +11,6 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from huggingface_hub import scan_cache_dir
-from huggingface_hub.errors import CacheNotFound
-
 from cdam_core import architectures, checkpoints, hub, models
 from cdam_core.assets import assets_dir
 from cdam_core.errors import BadCheckpoint
@@ -278,31 +275,17 @@ def _naming(count: int, names: tuple[str, ...] | None) -> str:
 
 def in_cache(cache: Path | None = None) -> Iterator[Entry]:
     """Models in the hub's cache; None: where huggingface_hub keeps it."""
-    try:
-        repositories = scan_cache_dir(cache).repos
-    except (CacheNotFound, ValueError, OSError):
-        return
-    for repository in sorted(repositories, key=lambda each: each.repo_id):
-        if repository.repo_type == "model":
-            yield from _cached(repository.repo_id, _files(repository))
+    for repository, files in hub.in_cache(cache):
+        weights = {name: path for name, path in sorted(files.items())
+                   if path.suffix in checkpoints.SUFFIXES}  # fmt: skip
+        yield from _cached(repository, weights)
 
 
-def _files(repository) -> list[Path]:
-    """Weights of a cached repository, of its latest revision that has any."""
-    revisions = sorted(repository.revisions, key=lambda each: each.last_modified, reverse=True)
-    for revision in revisions:
-        paths = [Path(file.file_path) for file in revision.files]
-        weights = sorted(path for path in paths if path.suffix in checkpoints.SUFFIXES)
-        if weights:
-            return weights
-    return []
-
-
-def _cached(repository: str, weights: list[Path]) -> Iterator[Entry]:
+def _cached(repository: str, weights: dict[str, Path]) -> Iterator[Entry]:
     name = repository.removeprefix("timm/")
     if name == repository:
-        for path in weights:
-            yield _entry_of_file(str(path), "cache", path)
+        for file, path in weights.items():  # never its path: visitors read the source
+            yield _entry_of_file(f"{hub.CACHED}{repository}/{file}", "cache", path)
         return
     source = f"timm:{name}"
     if not weights:

@@ -10,12 +10,12 @@ import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import timm
-from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub import constants, hf_hub_download, scan_cache_dir, try_to_load_from_cache
+from huggingface_hub.errors import CacheNotFound, EntryNotFoundError
 from tqdm import tqdm
 
 from cdam_core.errors import BadCheckpoint
@@ -25,6 +25,7 @@ OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 # A file that is there if timm's models are: the paper's backbone.
 PROBE = "timm/vit_small_patch8_224.dino/resolve/main/config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+CACHED = "hub:"  # "hub:<owner>/<name>/<file>": a file in the local cache, without saying where
 _YES = ("1", "on", "yes", "true")  # as huggingface_hub reads its switches
 
 
@@ -73,6 +74,38 @@ def cached_weights(name: str) -> Path | None:
         found = try_to_load_from_cache(repository, file)
         if isinstance(found, str):
             return Path(found)
+    return None
+
+
+def in_cache(cache: Path | None = None) -> Iterator[tuple[str, dict[str, Path]]]:
+    """Repositories of models in the local cache, each with its files of the latest revision.
+
+    Args:
+        cache: another folder than the hub client's.
+
+    Yields:
+        "owner/name", and name -> path of its files.
+    """
+    try:
+        repositories = scan_cache_dir(cache).repos
+    except (CacheNotFound, ValueError, OSError):
+        return
+    for repository in sorted(repositories, key=lambda each: each.repo_id):
+        if repository.repo_type == "model":
+            revisions = sorted(repository.revisions, key=lambda each: each.last_modified)
+            files: dict[str, Path] = {}
+            for revision in revisions:
+                files |= {each.file_path.relative_to(revision.snapshot_path).as_posix():
+                          Path(each.file_path) for each in revision.files}  # fmt: skip
+            yield repository.repo_id, files
+
+
+def cached_file(source: str) -> Path | None:
+    """The file that a source names, "hub:<owner>/<name>/<file>"; None where it is not there."""
+    for repository, files in in_cache():
+        start = f"{CACHED}{repository}/"
+        if source.startswith(start):
+            return files.get(source.removeprefix(start))
     return None
 
 

@@ -509,7 +509,8 @@ def load_model(
 
     Args:
         source: an id in ``MODELS``; "timm:<architecture>" (a file of that name in the folder
-            CDAM_MODELS, else pretrained weights from the model hub or its local cache); the path of
+            CDAM_MODELS, else pretrained weights from the model hub or its local cache);
+            "hub:<owner>/<name>/<file>", a file in that cache; the path of
             a model card (.json) that the training commands write; or the path of a checkpoint, or
             its name in the folder CDAM_MODELS (see ``checkpoints``).
         input_size: (height, width) in pixels; None: the model's own. Position embeddings are
@@ -527,7 +528,8 @@ def load_model(
         return _from_card(MODELS[source], assets_dir() / "models", input_size, pool)
     if source.startswith("timm:"):
         return _from_timm(source, input_size, pool)
-    path = checkpoints.find(source)
+    is_cached = source.startswith(hub.CACHED)
+    path = hub.cached_file(source) if is_cached else checkpoints.find(source)
     if path is not None and path.suffix == ".json" and path.is_file():
         return _from_card(_read_card(path), path.parent, input_size, pool)
     if path is not None:

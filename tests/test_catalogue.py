@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -242,7 +243,7 @@ def test_a_model_comes_from_the_hub_and_then_from_its_cache(hub, tmp_path):
     assert lines[2:] == [cached, "hub False"]
 
 
-def test_other_repositories_of_the_cache_are_recognised_by_their_files(tmp_path):
+def test_other_repositories_of_the_cache_are_recognised_by_their_files(tmp_path, monkeypatch):
     """The cache's own layout: models--owner--name/snapshots/commit/file."""
     names = ("owner--dinov2", "timm--resnet18.a1_in1k", "timm--no_such_model", "timm--test_vit")
     for name in names:
@@ -253,13 +254,18 @@ def test_other_repositories_of_the_cache_are_recognised_by_their_files(tmp_path)
             save_with_metadata(vit(num_heads=4), snapshot / "model.safetensors")
     entries = {entry.source: entry for entry in catalogue.in_cache(tmp_path)}
     assert len(entries) == 4
-    file = next(source for source in entries if source.endswith("model.safetensors"))
+    file = "hub:owner/dinov2/model.safetensors"
+    assert str(tmp_path) not in "".join(source + entry.text for source, entry in entries.items())
+    monkeypatch.setattr("cdam_core.hub.in_cache", partial(hub_module.in_cache, tmp_path))
     assert "4 heads" in entries[file].text
     assert cdam.load_model(file).module.blocks[0].attn.num_heads == 4
     assert "ResNet arrived" in entries["timm:resnet18.a1_in1k"].text
     assert "does not know" in entries["timm:no_such_model"].text
     assert "no weights" in entries["timm:test_vit"].text
     assert sum(entry.loadable for entry in entries.values()) == 1
+    for gone in ("hub:owner/dinov2/../secret", "hub:owner/nothing/model.safetensors"):
+        with pytest.raises(cdam.BadCheckpoint):
+            cdam.load_model(gone)
 
 
 # ---- photographs ---------------------------------------------------------------------------------
