@@ -33,6 +33,7 @@ class Row:
 PAGES = (
     Row("compare.py", "Compare classes", "compare", ":material/compare:"),
     Row("methods.py", "Methods", "methods", ":material/balance:"),
+    Row("benchmark.py", "Benchmark", "benchmark", ":material/leaderboard:"),
     Row("nodules.py", "Lung nodules", "nodules", ":material/pulmonology:"),
     Row("attention.py", "Attention vs CDAM", "attention", ":material/scatter_plot:"),
     Row("concepts.py", "Concepts", "concepts", ":material/category:"),
