@@ -14,12 +14,20 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    JPEG2000,
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
     generate_uid,
 )
 from safetensors.torch import save as save_safetensors
@@ -100,15 +108,92 @@ def _saved(image: Image.Image, format: str, **options) -> bytes:
 
 
 def slices() -> Files:
-    """One CT slice in every uncompressed syntax, deflated, and run-length encoded."""
+    """One CT slice in every uncompressed syntax, deflated, and in every compression."""
     plain = [
         _slice(ExplicitVRLittleEndian), _slice(ImplicitVRLittleEndian),
         _slice(ExplicitVRBigEndian), _slice(DeflatedExplicitVRLittleEndian),
         _slice(ExplicitVRLittleEndian, PhotometricInterpretation="MONOCHROME1"),
     ]  # fmt: skip
-    packed = _dataset(ExplicitVRLittleEndian)
-    packed.compress("1.2.840.10008.1.2.5", generate_instance_uid=False)  # run lengths
-    return [*plain, _written(packed)]
+    packed = [_packed(syntax) for syntax in (RLELossless, JPEGLSLossless)]
+    wide = Image.fromarray(_stored().astype(np.uint16))
+    small = wide.point(lambda value: value / 8).convert("L")
+    return [
+        *plain, *packed,
+        _framed(JPEG2000Lossless, _saved(wide, "JPEG2000", no_jp2=True), PixelRepresentation=0),
+        _framed(JPEG2000, _saved(wide, "JPEG2000", no_jp2=True, irreversible=True,
+                                 tile_size=(64, 64), quality_layers=[20, 5]),
+                PixelRepresentation=0),
+        _framed(JPEGLosslessSV1, jpeg_lossless(_stored(), 1)),
+        _framed(JPEGLossless, jpeg_lossless(_stored(), 6, restart=8)),
+        _framed(JPEGBaseline8Bit, _saved(small, "JPEG"), BitsAllocated=8, BitsStored=8, HighBit=7,
+                PixelRepresentation=0),
+    ]  # fmt: skip
+
+
+def _stored() -> np.ndarray:
+    """(96, 96) stored values: a ball in lung, with noise."""
+    row, col = np.mgrid[:CT_SIDE, :CT_SIDE] - CT_SIDE / 2
+    noise = np.random.default_rng(0).integers(-20, 20, (CT_SIDE, CT_SIDE))
+    return np.where(np.hypot(row, col) < 20, 1064, 174) + noise
+
+
+def jpeg_lossless(samples: np.ndarray, predictor: int, restart: int = 0) -> bytes:
+    """JPEG Lossless of 16 bits, one sample at a time, every code of 5 bits; ITU-T T.81.
+
+    Args:
+        samples: (rows, cols) integers from 0 to 65535.
+        predictor: 1 to 7.
+        restart: rows between restarts; 0: none.
+    """
+    rows, cols = samples.shape
+    parts, height = [], restart or rows
+    for top in range(0, rows, height):
+        bits, block = "", samples[top : top + height].tolist()
+        for row, values in enumerate(block):
+            for col, value in enumerate(values):
+                change = (value - _expected(block, row, col, predictor) + 32767) % 65536 - 32767
+                size = min(abs(change).bit_length(), 16)
+                bits += f"{16 if change == 32768 else size:05b}"
+                if 0 < size < 16:
+                    bits += f"{change if change > 0 else change + 2**size - 1:0{size}b}"
+        bits += "1" * (-len(bits) % 8)
+        packed = int(bits, 2).to_bytes(len(bits) // 8, "big")
+        parts.append(packed.replace(b"\xff", b"\xff\0"))
+    codes = bytes((0, 0, 0, 0, 0, 17, *[0] * 11, *range(17)))
+    segments = [(0xC4, codes), (0xC3, struct.pack(">BHHB3B", 16, rows, cols, 1, 1, 17, 0))]
+    segments += [(0xDD, struct.pack(">H", restart * cols))] if restart else []
+    segments += [(0xDA, bytes((1, 1, 0, predictor, 0, 0)))]
+    head = b"".join(struct.pack(">BBH", 255, m, len(s) + 2) + s for m, s in segments)
+    for number in range(len(parts) - 1):
+        parts[number] += bytes((0xFF, 0xD0 + number % 8))
+    return b"\xff\xd8" + head + b"".join(parts) + b"\xff\xd9"
+
+
+def _expected(block: list[list[int]], row: int, col: int, predictor: int) -> int:
+    if not row:
+        return block[0][col - 1] if col else 32768
+    above = block[row - 1][col]
+    if not col:
+        return above
+    left, corner = block[row][col - 1], block[row - 1][col - 1]
+    return (left, above, corner, left + above - corner, left + (above - corner >> 1),
+            above + (left - corner >> 1), left + above >> 1)[predictor - 1]  # fmt: skip
+
+
+def _packed(syntax: str) -> bytes:
+    dataset = _dataset(ExplicitVRLittleEndian)
+    dataset.PixelData = _stored().astype("<i2").tobytes()
+    dataset.compress(syntax, generate_instance_uid=False)
+    return _written(dataset)
+
+
+def _framed(syntax: str, frame: bytes, **headers) -> bytes:
+    dataset = _dataset(ExplicitVRLittleEndian, **headers)
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.PixelData = encapsulate([frame])
+    dataset["PixelData"].VR = "OB"
+    dataset["PixelData"].is_undefined_length = True
+    return _written(dataset)
 
 
 def _slice(syntax: str, **headers) -> bytes:
@@ -310,7 +395,7 @@ def shuffle_members(data: bytes, draw: Draw) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", stored) as file:
         for each, content in members.items():
-            file.writestr(each, content)
+            file.writestr(zipfile.ZipInfo(each), content, stored)  # without the time of day
     return buffer.getvalue()
 
 

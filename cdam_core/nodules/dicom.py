@@ -6,35 +6,39 @@ resampled to the geometry of ``crops``. What does not fit is left out and report
 names nothing from a header: patients are called as the bundled annotations call them.
 """
 
-import logging
 import os
-import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pydicom
-from pydicom.errors import InvalidDicomError
-from pydicom.pixels import get_decoder
+from pydicom.uid import UID
 from scipy import ndimage
 
 from cdam_core.errors import BadScan
+from cdam_core.images import MAX_BYTES
 from cdam_core.nodules.crops import AXIS_MM, MIDDLE, WINDOW_HU, Plane, take_plane
 from cdam_core.nodules.pack import Nodule, Scan, load_nodules
+from cdam_core.nodules.slices import (
+    MAX_HEADER,
+    UPRIGHT,
+    is_dicom,
+    is_readable,
+    quietly,
+    read_slice,
+    syntax_of,
+)
 
 HEADERS = ["SOPClassUID", "SeriesInstanceUID", "Modality", "ImagePositionPatient",
            "ImageOrientationPatient", "PixelSpacing", "InstanceNumber"]  # fmt: skip
 NO_DICOM = (".xml", ".csv", ".txt", ".json", ".tsv", ".md", ".html", ".pdf", ".xls", ".xlsx",
             ".zip")  # fmt: skip
-UPRIGHT = (1, 0, 0, 0, 1, 0)  # rows to the left, columns to the back, as the outlines are
 TOLERANCE = 1e-3  # mm of spacing, and of the direction cosines
 SAME_Z = 0.01  # mm
 MARGIN_MM = 3.0  # read beyond the crop, for interpolation
-STORED_HU = (-1024.0, 3071.0)  # padding is often -2000
 
 
 class Slice(NamedTuple):
@@ -171,12 +175,18 @@ class _Headers:
 
     def _read(self, path: Path) -> None:
         try:
+            with path.open("rb") as file:
+                start = file.read(MAX_HEADER)
+            if not is_dicom(start):
+                self.odd["are no DICOM files"] += 1
+                return
+            syntax = syntax_of(start)
+            if UID(syntax).is_deflated:  # nobody knows what it inflates to
+                self.odd["are deflated, which is not read"] += 1
+                return
             with quietly():
                 dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=HEADERS)
                 modality = dataset.get("Modality")
-        except InvalidDicomError:
-            self.odd["are no DICOM files"] += 1
-            return
         except Exception:  # damaged headers raise whatever their first broken part leads to
             self.odd["cannot be read"] += 1
             return
@@ -185,7 +195,8 @@ class _Headers:
             return
         try:
             with quietly():
-                self.series[str(dataset.SeriesInstanceUID)].append(_slice(dataset, path))
+                self.series[str(dataset.SeriesInstanceUID)].append(
+                    _slice(dataset, path, is_readable(syntax)))
         except Exception:  # values of the wrong type or number, missing ones, unknown syntaxes
             self.odd["are CT without a usable position, orientation or spacing"] += 1
 
@@ -193,19 +204,7 @@ class _Headers:
         return [f"{count} files {what}" for what, count in self.odd.items()]
 
 
-# pydicom's warnings quote what a header holds, which must reach no log.
-logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Keep pydicom's warnings to itself while reading."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _slice(dataset: pydicom.Dataset, path: Path) -> Slice:
+def _slice(dataset: pydicom.Dataset, path: Path, readable: bool) -> Slice:
     position, spacing = dataset.ImagePositionPatient, dataset.PixelSpacing
     orientation = np.array(dataset.ImageOrientationPatient, float)
     z, rows, cols = float(position[2]), float(spacing[0]), float(spacing[1])
@@ -213,12 +212,7 @@ def _slice(dataset: pydicom.Dataset, path: Path) -> Slice:
         raise ValueError("not finite")
     upright = orientation.shape == (6,) and bool(np.abs(orientation - UPRIGHT).max() <= TOLERANCE)
     instance = int(dataset.get("InstanceNumber") or 0)
-    return Slice(z, instance, path, upright, (rows, cols), _can_decode(dataset))
-
-
-def _can_decode(dataset: pydicom.Dataset) -> bool:
-    syntax = dataset.file_meta.TransferSyntaxUID
-    return not syntax.is_compressed or syntax.is_deflated or get_decoder(syntax).is_available
+    return Slice(z, instance, path, upright, (rows, cols), readable)
 
 
 def _without_doubles(found: list[Slice]) -> tuple[tuple[Slice, ...], int]:
@@ -283,17 +277,14 @@ def _hounsfield(path: Path) -> np.ndarray:
     """(rows, cols) float32 HU of one slice.
 
     Raises:
-        BadScan: "unreadable".
+        BadScan: "unreadable", or "compressed".
     """
     try:
-        with quietly():
-            dataset = pydicom.dcmread(path)
-            stored = dataset.pixel_array.astype(np.float32)
-            slope = float(dataset.get("RescaleSlope", 1))
-            intercept = float(dataset.get("RescaleIntercept", 0))
-        if stored.ndim != 2 or not np.isfinite([slope, intercept]).all():
-            raise ValueError("no plain slice")
-    except Exception:  # decoders and headers raise whatever their first broken part leads to
+        if path.stat().st_size > MAX_BYTES:
+            raise BadScan("too-large", "no plain slice")
+        return read_slice(path.read_bytes()).hu.astype(np.float32)
+    except (OSError, BadScan) as error:
+        if isinstance(error, BadScan) and error.reason == "compressed":
+            raise
         raise BadScan("unreadable", "The pixels of a slice cannot be read; expected a whole CT "
                       "slice. Download the series again.") from None  # fmt: skip
-    return (stored * slope + intercept).clip(*STORED_HU)
