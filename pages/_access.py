@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 import streamlit as st
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit import config
 from streamlit.auth_util import encode_provider_token, get_cookie_with_chunks
@@ -236,6 +236,9 @@ class Door:
 
     async def _sign_in_or_out(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Streamlit's own login; the way there is open to all, and the same for all."""
+        if path == CALLBACK and not scope["query_string"]:  # back from signing out
+            await RedirectResponse(f"{base_path()}/", 302)(scope, receive, send)
+            return
         if path == LOGIN:
             query = urlencode({"provider": encode_provider_token("default")})
             scope = dict(scope, query_string=query.encode())

@@ -4,7 +4,6 @@ import streamlit as st
 
 from pages import _access
 from pages._settings import settings
-from pages._words import plain
 
 
 def show() -> None:
@@ -13,6 +12,6 @@ def show() -> None:
     if name is None:
         return
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption(plain(f"Signed in as {name}"), width="content")
+        st.text(f"Signed in as {name}", width="content")  # text: an address must be no link
         if settings().access.identity == "oidc" and st.button("Sign out", type="tertiary"):
             st.logout()

@@ -137,7 +137,7 @@ class Intake:
 
 
 def _too_many(reason: str, wait: int) -> Refusal:
-    sentence = f"Some files were not taken: {reason}. Please send them again in {wait} seconds."
+    sentence = f"Not every file was taken: {reason}. Please send the rest in {wait} seconds."
     return Refusal(429, sentence, wait)
 
 

@@ -225,6 +225,7 @@ class Folders:
     pictures: tuple[str, ...] = option((), folders)
     concepts: str = option("", folder)
     scans: str = option("", folder)
+    runs: str = option("", folder)
 
 
 @dataclass(frozen=True)
@@ -388,6 +389,7 @@ def hand_on(found: Settings) -> None:
         "CDAM_FOLDERS": os.pathsep.join(found.folders.pictures),
         "CDAM_CONCEPTS": found.folders.concepts,
         "CDAM_LIDC": found.folders.scans,
+        "CDAM_RUNS": found.folders.runs,
         "CDAM_DEVICE": found.computing.device,
         "CDAM_HALF": "1" if found.computing.half else "",
     }

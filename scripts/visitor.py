@@ -218,7 +218,7 @@ class Visitor:
             raise Refused(f"an exception was shown: {drawn.type}")
         elif kind == "alert":
             self.screen.sentences.append(drawn.body)
-        elif kind == "markdown":
+        elif kind in ("markdown", "text"):
             self.screen.words.append(drawn.body)
         elif kind and getattr(drawn, "label", "") and getattr(drawn, "id", ""):
             self.screen.choices[drawn.label], self.screen.part[drawn.label] = drawn, part

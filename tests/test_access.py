@@ -14,6 +14,7 @@ import pytest
 import requests
 from joserfc import jwt
 from joserfc.jwk import RSAKey
+from streamlit.auth_util import decode_provider_token
 from streamlit.web.server.starlette.starlette_app_utils import create_signed_value
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
@@ -21,7 +22,6 @@ from websockets.sync.client import connect
 from pages import _access
 from pages._access import Door, is_listed, is_within
 from pages._settings import BadSettings, Settings, parse
-from pages._words import plain
 from scripts import load
 from scripts.serving import App
 from scripts.visitor import Refused, Visitor
@@ -84,7 +84,7 @@ def test_administrators_come_in_and_are_told_apart():
 PROXY = '[access]\nidentity = "proxy"\nallowed = ["anna", "*@clinic.example"]\n'
 
 
-def ask(settings, headers=(), path="/", peer="127.0.0.1", client=None, kind="http"):
+def ask(settings, headers=(), path="/", peer="127.0.0.1", client=None, kind="http", query=b""):
     """What the door answers: (status, text), and the headers that the app behind it got."""
     inside, sent = [], []
 
@@ -104,7 +104,7 @@ def ask(settings, headers=(), path="/", peer="127.0.0.1", client=None, kind="htt
         sent.append(message)
 
     raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
-    scope = {"type": kind, "path": path, "method": "GET", "query_string": b"", "headers": raw,
+    scope = {"type": kind, "path": path, "method": "GET", "query_string": query, "headers": raw,
              "client": (client or peer, 4)}  # fmt: skip
     anyio.run(Door(app, settings), scope, Connection().receive, send)
     if inside:
@@ -239,11 +239,33 @@ def test_a_login_is_over_after_its_hours(oidc, monkeypatch):
         assert ask(parse(oidc(extra="session_hours = 2")), headers)[0] == status
 
 
+@pytest.mark.parametrize(("home", "ends"), [
+    ("https://cdam.example", b"; HttpOnly; Secure"), ("http://127.0.0.1:8501", b"; HttpOnly"),
+])  # fmt: skip
+def test_a_login_asks_for_the_one_provider_and_its_cookie_stays_on_https(oidc, home, ends):
+    asked, sent = [], []
+
+    async def app(scope, receive, send):
+        asked.append(parse_qs(scope["query_string"].decode()))
+        head = [(b"set-cookie", b"a=b; HttpOnly"), (b"location", b"x")]
+        await send({"type": "http.response.start", "status": 302, "headers": head})
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "path": "/auth/login", "method": "GET", "headers": [],
+             "query_string": b"provider=somebody-elses"}  # fmt: skip
+    anyio.run(Door(app, parse(oidc(home=home))), scope, None, send)
+    assert decode_provider_token(*asked[0]["provider"])["provider"] == "default"
+    assert sent[0]["headers"] == [(b"set-cookie", b"a=b" + ends), (b"location", b"x")]
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_no_path_but_health_and_the_login_itself_is_open(oidc, path):
     assert ask(parse(oidc()), path=path)[0] == 401
     assert ask(parse(oidc()), path=path, kind="websocket") == ("websocket.close", 1008)
-    assert ask(parse(oidc()), path="/oauth2callback")[0] == 200
+    assert ask(parse(oidc()), path="/oauth2callback", query=b"code=c&state=s")[0] == 200
+    assert ask(parse(oidc()), path="/oauth2callback")[0] == 302  # back from signing out
     assert ask(parse(oidc()), path="/_stcore/health")[0] == 200
     assert ask(parse(PROXY), path="/oauth2callback")[0] == 401  # of no use there
 
@@ -446,7 +468,7 @@ def test_oidc_from_the_first_request_to_the_last(signed_in):
     visitor.open()
     visitor.upload(load._png(4))
     assert visitor.screen.maps
-    assert plain("Signed in as anna@clinic.example") in visitor.screen.words
+    assert "Signed in as anna@clinic.example" in visitor.screen.words
     place = visitor._place("a.png")
     # out again
     reply = session.get(f"{app.url}/auth/logout", timeout=60)

@@ -140,8 +140,8 @@ def test_a_minute_is_counted_by_person_where_there_are_names(desk):
         assert [desk.put(2 * MB, visit, "anna")[0] for _ in range(2)] == [204, 204]
         desk.stored.clear()
     assert desk.put(1, "c", "anna") == (429, "60")
-    assert desk.said["c"] == ("Some files were not taken: 8 MB may be sent within a minute. Please "
-                              "send them again in 60 seconds.")  # fmt: skip
+    assert desk.said["c"] == ("Not every file was taken: 8 MB may be sent within a minute. Please "
+                              "send the rest in 60 seconds.")  # fmt: skip
     assert desk.put(1, "c", "berta")[0] == 204
     assert desk.put(1, "c")[0] == 204  # a visit without a name counts for itself
     desk.clock.now += 60
