@@ -215,7 +215,8 @@ def driver(tmp_path, out, engine="local", pace=0.0):
     script.write_text(DRIVER)
     home = tmp_path / "home"
     home.mkdir(exist_ok=True)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HOME": str(home)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HOME": str(home),
+                                "RAY_worker_niceness": "0"}
     arguments = [sys.executable, str(script), str(tmp_path / "scenes.zip"), str(out), engine,
                  str(pace)]  # fmt: skip
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment)
@@ -240,7 +241,7 @@ def test_killed_in_mid_run_and_resumed_gives_the_same_table(tmp_path):
     assert 1 <= kept < 6
     assert not (tmp_path / "out" / runner.RESULTS).exists()
     second = driver(tmp_path, tmp_path / "out")
-    told, _ = second.communicate(timeout=120)
+    told, _ = second.communicate(timeout=600)
     assert second.returncode == 0
     assert told.count("done") == 6 - kept, "what was finished is not measured again"
     assert_same(table_of(tmp_path / "out"), whole)
@@ -316,7 +317,7 @@ def test_ray_gives_the_same_rows_even_if_a_worker_is_killed(tmp_path):
     victims = workers_of(tmp_path / "home")
     assert victims, "no worker of this run was found"
     os.kill(victims[0], signal.SIGKILL)
-    told, _ = process.communicate(timeout=240)
+    told, _ = process.communicate(timeout=900)
     assert process.returncode == 0
     assert told.count("done") == 5
     assert_same(table_of(tmp_path / "out"), whole)

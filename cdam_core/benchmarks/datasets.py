@@ -331,19 +331,17 @@ def _rows(table: Path) -> Iterator[tuple[str, str]]:
     )
     try:
         text = table.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError):
+        columns = next(csv.reader(text.splitlines()[:1]), [])
+        listed = list(csv.DictReader(io.StringIO(text)))
+    except (OSError, UnicodeDecodeError, csv.Error):
         raise wrong from None
-    lines = [line for line in text.splitlines() if line.strip()]
-    columns = next(csv.reader(lines[:1]), [])
-    for image, label in (("image", "label"), ("ImageId", "PredictionString")):
-        if image in columns and label in columns:
-            rows = [(row[image] or "", row[label] or "")
-                    for row in csv.DictReader(io.StringIO(text))]  # fmt: skip
-            break
+    if {"image", "label"} <= {*columns}:
+        rows = [(row["image"], row["label"]) for row in listed]
+    elif {"ImageId", "PredictionString"} <= {*columns}:  # the class, then boxes
+        rows = [(row["ImageId"], (row["PredictionString"] or "").partition(" ")[0])
+                for row in listed]  # fmt: skip
     else:
-        rows = [tuple(line.split(None, 1)) for line in lines]
-    if label == "PredictionString":  # the class, then boxes
-        rows = [(row[0], (row[1].split() or [""])[0]) for row in rows]
+        rows = [tuple(line.split(None, 1)) for line in text.splitlines() if line.strip()]
     if not rows or any(len(row) != 2 or not all(row) for row in rows):
         raise wrong
     yield from rows
