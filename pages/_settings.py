@@ -400,3 +400,8 @@ def hand_on(found: Settings) -> None:
     if not (pixels.isascii() and pixels.isdigit() and 1 <= int(pixels) <= 40):
         raise BadSettings("The environment variable CDAM_MEGAPIXELS must be a whole number from 1 "
                           "to 40.")  # fmt: skip
+
+
+if __name__ == "__main__":
+    start()
+    print("These settings are in order.")

@@ -50,7 +50,9 @@ def test_the_unit_bounds_memory_restarts_and_writes_nowhere():
 def lab(tmp_path_factory):
     """nginx, and two processes behind it."""
     folder = tmp_path_factory.mktemp("lab")
-    env = {"OMP_NUM_THREADS": "1", "STREAMLIT_SERVER_COOKIE_SECRET": "the same for both" * 3}
+    (folder / "server.toml").write_text('[access]\nidentity = "proxy"\nallowed = ["user*"]')
+    env = {"OMP_NUM_THREADS": "1", "STREAMLIT_SERVER_COOKIE_SECRET": "the same for both" * 3,
+           "CDAM_SERVER": str(folder / "server.toml")}  # fmt: skip
     apps = [App(folder, options={"server.baseUrlPath": "cdam"}, env=env) for _ in range(2)]
     users = [f"user{number}" for number in range(8)]
     with apps[0], apps[1], Nginx(folder, [app.port for app in apps], users) as nginx:
@@ -193,6 +195,7 @@ def test_when_a_process_is_gone_the_other_one_answers(lab, ask):
             visitor = Visitor(nginx.url, (user, PASSWORD))
             visitor.open()
             assert visitor.screen.maps
+            assert f"Signed in as {user}" in visitor.screen.words
             visitor.close()
     finally:
         apps[1].start()

@@ -28,6 +28,14 @@ def test_the_file_that_ships_states_every_setting_with_its_default():
         assert set(stated[section.name]) == {each.name for each in fields(section.default)}
 
 
+def test_the_guide_explains_every_setting():
+    guide = (ROOT / "docs" / "server.md").read_text("utf-8")
+    for section in fields(Settings):
+        for option in fields(section.default):
+            place = option.name if section.name == "oidc" else f"{section.name}.{option.name}"
+            assert re.search(rf"\b{re.escape(place)}\b", guide), place
+
+
 @pytest.mark.parametrize("section", SECTIONS)
 def test_no_option_takes_a_value_of_another_kind(section):
     for option in fields(type(getattr(Settings(), section))):
