@@ -48,11 +48,6 @@ class Layout:
 
 LAYOUTS: tuple[Layout, ...] = (
     Layout(
-        "compactness", "Compactness", ("compactness",), {MULTI: "Table 1"},
-        "Share of the map that is nearly zero. A compact map is easy to read, which does not make "
-        "it right.",
-    ),
-    Layout(
         "correctness", "Correctness: fidelity and box sensitivity",
         ("mif", "lif", "fidelity", "box"), {MULTI: "Table 2", VAL: "Table S1"},
         "Areas under the output while the most (MIF) or least (LIF) important parts are blurred "
@@ -63,6 +58,11 @@ LAYOUTS: tuple[Layout, ...] = (
         ("fidelity_discrimination", "box_discrimination"), {MULTI: "Table 3"},
         "What is lost when the map of a wrong class is used for the same output. Zero: the map "
         "does not care which class is asked for.",
+    ),
+    Layout(
+        "compactness", "Compactness", ("compactness",), {MULTI: "Table 1"},
+        "Share of the map that is nearly zero. A compact map is easy to read, which does not make "
+        "it right.",
     ),
     Layout(
         "masks", "Where the evidence lies",
