@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import r2_score, roc_auc_score
 
@@ -198,7 +199,8 @@ def test_only_the_asked_layers_change(tmp_path, tiny):
                if not torch.equal(value, fresh[name])}
     assert changed == {"head.weight", "head.bias", "norm.weight", "norm.bias"}
     with pytest.raises(BadTarget, match="has 47"):  # 19, and two blocks of 14
-        Trainer(TinyNetwork(recipe(), 2), Data.of(few(), recipe()), recipe(trainable_layers=48))
+        Trainer(TinyNetwork(recipe(), 2), Data.of(few(), recipe(), tmp_path),
+                recipe(trainable_layers=48))
 
 
 def test_layers_of_the_backbone_are_trained_from_the_tokens_before_them(tmp_path, tiny):
@@ -220,7 +222,7 @@ def test_layers_of_the_backbone_are_trained_from_the_tokens_before_them(tmp_path
 
 def test_two_steps_of_adam_are_those_of_torch(tmp_path, tiny):
     settings, nodules = recipe(weight_decay=0.0, epochs=1), few()
-    data = Data.of(nodules, settings)
+    data = Data.of(nodules, settings, tmp_path)
     trainer = Trainer(TinyNetwork(settings, 2), data, settings)
     trainer.network.load(Phantom(), nodules, 2, tmp_path)
     slow = TinyNetwork(settings, 2)
@@ -262,6 +264,23 @@ def test_a_stopped_run_ends_as_one_that_was_not(tmp_path, tiny, options):
         torch.testing.assert_close(value, whole.finish().state_dict()[name], rtol=0, atol=0)
 
 
+def test_a_longer_run_serves_a_shorter_one_only_if_its_best_is_in_it(tmp_path, tiny):
+    long, short = recipe(epochs=4, learning_rate=0.1), recipe(epochs=2, learning_rate=0.1)
+    alone = fitted(tmp_path / "alone", short)
+    fitted(tmp_path / "both", long)
+    path, = (tmp_path / "both/states").iterdir()
+    for best_epoch in (1, 3):
+        tensors = load_file(path)
+        with safe_open(path, "pt") as file:
+            notes = json.loads(file.metadata()["notes"])
+        notes["best_epoch"] = best_epoch
+        save_file(tensors, path, {"notes": json.dumps(notes)})
+        said = []
+        found = training.fit("bundled", short, Phantom(), few(), tmp_path / "both", say=said.append)
+        assert found.history == alone.history
+        assert (said[0] == "going on after epoch 4") == (best_epoch == 1)
+
+
 def test_patches_are_left_out_and_the_class_token_is_not():
     tokens = torch.arange(2 * 11 * 3.0).view(2, 11, 3)
     assert training.thinned(tokens, 0.0) is tokens
@@ -279,7 +298,7 @@ def test_patches_are_left_out_and_the_class_token_is_not():
 
 def test_what_is_kept_is_the_running_mean_of_the_weights(tmp_path, tiny):
     settings = recipe(average=0.75)
-    trainer = Trainer(tiny("bundled", settings), Data.of(few(), settings), settings)
+    trainer = Trainer(tiny("bundled", settings), Data.of(few(), settings, tmp_path), settings)
     trainer.network.load(Phantom(), few(), 2, tmp_path)
     slow = trainer._weights()
     for rows in (trainer.data.rows("train")[:4], trainer.data.rows("train")[4:]):
@@ -297,7 +316,7 @@ def test_what_is_kept_is_the_running_mean_of_the_weights(tmp_path, tiny):
 @pytest.mark.parametrize("task", training.TASKS)
 def test_side_outputs_are_learnt_and_left_behind(tmp_path, tiny, task):
     settings = recipe(task=task, side_task="shape")
-    data, count = Data.of(few(), settings), len(training.TASKS[task])
+    data, count = Data.of(few(), settings, tmp_path), len(training.TASKS[task])
     np.testing.assert_array_equal(data.side[3], baselines.shape_features(agreement(few()[3])))
     train = data.rows("train")
     np.testing.assert_allclose(data.scaled_side[train].mean(0), 0, atol=1e-9)

@@ -109,27 +109,36 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def to_bytes(
-    thumbnails: dict[int, np.ndarray], embeddings: dict[int, np.ndarray], weights_sha256: str
-) -> bytes:
-    """The file's content.
-
-    Args:
-        thumbnails: id -> (48, 48) uint8.
-        embeddings: id -> (d,).
-        weights_sha256: of the model that made the embeddings.
-    """
+def sheet_of(thumbnails: dict[int, np.ndarray]) -> Image.Image:
+    """PIL "L" with all thumbnails, id -> (48, 48) uint8, ``COLUMNS`` in a row."""
     rows = -(-len(thumbnails) // COLUMNS)
     sheet = np.zeros((rows * THUMBNAIL, COLUMNS * THUMBNAIL), np.uint8)
     for number, picture in enumerate(thumbnails.values()):
         row, col = divmod(number, COLUMNS)
         sheet[row * THUMBNAIL : (row + 1) * THUMBNAIL,
               col * THUMBNAIL : (col + 1) * THUMBNAIL] = picture  # fmt: skip
+    return Image.fromarray(sheet)
+
+
+def to_bytes(
+    ids: Sequence[int], sheet: Image.Image | bytes, embeddings: dict[int, np.ndarray],
+    weights_sha256: str,
+) -> bytes:  # fmt: skip
+    """The file's content.
+
+    Args:
+        ids: of the nodules on the sheet, in its order.
+        sheet: as ``sheet_of`` makes it, or the JPEG that another such file holds.
+        embeddings: id -> (d,).
+        weights_sha256: of the model that made the embeddings.
+    """
     packed, buffer = io.BytesIO(), io.BytesIO()
-    Image.fromarray(sheet).save(packed, "JPEG", quality=QUALITY)
+    if isinstance(sheet, bytes):
+        packed.write(sheet)
+    else:
+        sheet.save(packed, "JPEG", quality=QUALITY)
     np.savez_compressed(
-        buffer, ids=np.array(list(thumbnails), np.int16),
-        sheet=np.frombuffer(packed.getvalue(), np.uint8),
+        buffer, ids=np.array(ids, np.int16), sheet=np.frombuffer(packed.getvalue(), np.uint8),
         trained=np.array(list(embeddings), np.int16),
         embeddings=_unit(np.stack(list(embeddings.values()))).astype(np.float16),
         weights_sha256=np.array(weights_sha256),

@@ -21,7 +21,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +48,7 @@ from cdam_core.nodules.splits import KINDS, Split, load_split, make_split
 from cdam_core.nodules.views import (
     MEAN,
     STD,
+    as_npy,
     backbone_cache,
     to_pixels,
     view_hu,
@@ -117,19 +117,25 @@ def targets_of(task: str, nodules: Sequence[Nodule]) -> np.ndarray:
     return np.array([list(nodule.biomarkers.values()) for nodule in nodules])
 
 
-def side_targets_of(side_task: str, nodules: Sequence[Nodule]) -> np.ndarray:
+def side_targets_of(side_task: str, nodules: Sequence[Nodule], work: Path) -> np.ndarray:
     """(nodules, 0, 8 or 16) what is learnt besides; outlines and ratings, no picture."""
     parts = [np.zeros((len(nodules), 0))]
     if "shape" in side_task:
-        parts.append(np.array([_shape_of(nodule) for nodule in nodules]))
+        parts.append(_shapes_of(nodules, work))
     if "ratings" in side_task:
         parts.append(targets_of("biomarkers", nodules))
     return np.concatenate(parts, 1)
 
 
-@cache
-def _shape_of(nodule: Nodule) -> np.ndarray:
-    return baselines.shape_features(agreement(nodule))
+def _shapes_of(nodules: Sequence[Nodule], work: Path) -> np.ndarray:
+    # a minute for all nodules, hence kept beside the tokens
+    asked = hashlib.sha256(str([nodule.id for nodule in nodules]).encode()).hexdigest()[:24]
+    path = work / "shapes" / f"{asked}.npy"
+    if not path.is_file():
+        found = np.array([baselines.shape_features(agreement(nodule)) for nodule in nodules])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, as_npy(found))
+    return np.load(path, allow_pickle=False)
 
 
 def side_count(side_task: str) -> int:
@@ -158,13 +164,13 @@ class Data:
     side: np.ndarray
 
     @classmethod
-    def of(cls, nodules: Sequence[Nodule], settings: Settings) -> "Data":
+    def of(cls, nodules: Sequence[Nodule], settings: Settings, work: Path) -> "Data":
         """Of the nodules at hand; absent ones are missing in their part."""
         stored = settings.split == "patient" and settings.split_seed == 0
         split = load_split() if stored else make_split(load_nodules(), settings.split,
                                                        settings.split_seed)  # fmt: skip
         return cls(tuple(nodules), split, targets_of(settings.task, nodules),
-                   side_targets_of(settings.side_task, nodules))
+                   side_targets_of(settings.side_task, nodules, work))
 
     def rows(self, part: str) -> np.ndarray:
         """Positions of a part among the nodules."""
@@ -497,12 +503,18 @@ class Trainer:
         write_atomically(path, save(tensors, {"notes": json.dumps(notes)}))
 
     def load(self, path: Path) -> bool:
-        """Go on from a file; False if there is none that can be read."""
+        """Go on from a file; False if there is none that can be read, or none that is of use.
+
+        A longer run than asked for serves if its best epoch is among those asked for.
+        """
         try:
             with safe_open(path, "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 notes = json.loads(file.metadata()["notes"])
         except (OSError, SafetensorError):
+            return False
+        asked = self.settings.epochs
+        if notes["epoch"] > asked < notes["best_epoch"]:
             return False
         for name, parameter in self.parameters.items():
             parameter.data.copy_(tensors[name])
@@ -512,7 +524,7 @@ class Trainer:
                 self.optimiser.state[parameter] = entries
         self.best, self.mean = ({name: tensors[f"{kind}.{name}"] for name in self.parameters}
                                 for kind in ("best", "mean"))  # fmt: skip
-        self.epoch, self.history = notes["epoch"], notes["history"]
+        self.epoch, self.history = notes["epoch"], notes["history"][:asked]
         self.best_loss, self.best_epoch = notes["best_loss"], notes["best_epoch"]
         return True
 
@@ -546,7 +558,7 @@ def fit(backbone: str, settings: Settings, source: NoduleSource, nodules: Sequen
         make: the network of (backbone, settings); None: ``new_network``.
     """
     network = (make or new_network)(backbone, settings)
-    data = Data.of(nodules, settings)
+    data = Data.of(nodules, settings, work)
     for part in ("train", "val", "test"):
         if not len(data.rows(part)):
             raise BadScan("not-found", f"No nodule of the {part} part has crops; expected scans "

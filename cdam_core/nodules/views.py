@@ -107,7 +107,7 @@ class TokenCache:
             return np.load(path, allow_pickle=False)
         tokens = self._encoded([view_hu(source, nodule, view) for nodule in part])
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, _as_npy(tokens))
+        write_atomically(path, as_npy(tokens))
         return tokens
 
     def _encoded(self, crops: list[np.ndarray], batch: int = 8) -> np.ndarray:
@@ -118,7 +118,8 @@ class TokenCache:
         return torch.cat(found).half().cpu().numpy()
 
 
-def _as_npy(array: np.ndarray) -> bytes:
+def as_npy(array: np.ndarray) -> bytes:
+    """An array as a file of numpy's."""
     buffer = io.BytesIO()
     np.save(buffer, array)
     return buffer.getvalue()
