@@ -22,6 +22,7 @@ from cdam_core.images import open_image
 from tests.conftest import CLASSES, SIZE, tiny_vit
 
 ROOT = Path(__file__).parent.parent
+N_PATCHES = 24  # of the tiny models
 NAMES = [f"class {index}" for index in range(CLASSES)]
 QUICK = {"steps": 4, "boxes": 3, "rankings": 2, "blur_sigma": 3.0}
 
@@ -72,7 +73,8 @@ def test_every_row_is_what_a_direct_call_gives(tmp_path):
     done = []
     summary = runner.run(model, data, tmp_path / "out", ask, on_progress=done.append)
     assert (summary.images, summary.broken, summary.left_out) == (1, {}, {})
-    assert [(step.stage, step.done, step.total) for step in done] == [("measuring", 1, 1)]
+    finished = [(step.stage, step.done, step.total) for step in done if step.image]
+    assert finished == [("measuring", 1, 1)]
     table = table_of(tmp_path / "out")
     assert summary.rows == len(table)
     assert set(table["method"]) == {*runner.methods_for(model), results.RANDOM}
@@ -203,6 +205,8 @@ if __name__ == "__main__":
 
     def told(step):
         import time
+        if not step.image:
+            return
         print("done", step.done, flush=True)
         time.sleep(float(pace))
 
@@ -323,6 +327,53 @@ def test_ray_gives_the_same_rows_even_if_a_worker_is_killed(tmp_path):
     assert_same(table_of(tmp_path / "out"), whole)
     about = json.loads((tmp_path / "out" / runner.RUN).read_text("utf-8"))
     assert about["engine"]["name"] == "ray"
+
+
+def test_other_batches_and_threads_give_the_same_rows_but_for_rounding(tmp_path, monkeypatch):
+    whole = unbroken(tmp_path, 2)
+    about = json.loads((tmp_path / "whole" / runner.RUN).read_text("utf-8"))["engine"]
+    assert (about["chunk"], about["repeats"]) == (16, runner.EXACT)
+    monkeypatch.setattr("cdam_core.methods.blocks.MAX_IMAGES_ON_CPU", 5)
+    model, out = model_of_noise(), tmp_path / "out"
+    data = datasets.open_data(model, tmp_path / "scenes.zip")
+    ask = runner.Ask(("cdam", "attention", "smooth_cdam"), seed=1, **QUICK)
+    runner.run(model, data, out, ask, engines.Local(workers=1, threads=2))
+    other = table_of(out)
+    names = ["image", "target", "output", "kind", "method", "measure"]
+    assert_same(other[names], whole[names])
+    np.testing.assert_allclose(other["value"], whole["value"], rtol=1e-4, atol=1e-6)
+    for one, two in zip(other["curve"], whole["curve"], strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
+    about = json.loads((out / runner.RUN).read_text("utf-8"))["engine"]
+    assert (about["chunk"], about["threads"], about["repeats"]) == (5, 2, runner.ROUNDED)
+
+
+def test_between_pictures_the_time_left_follows_the_images_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "PULSE", 0.0)
+    model = model_of_noise()
+    data = datasets.open_data(model, write_scenes(tmp_path / "scenes.zip", 1))
+    ask = runner.Ask(("cdam", "attention"), ("fidelity", "box", "ablation"), **QUICK)
+    plan = measuring.Plan(**QUICK)
+    todo = measuring.wanted(ask.methods, ask.measures, True)
+    part = measuring.measure(model, data.read(data.items[0]), plan, todo)
+    # The boxes that were drawn twice are shown once, and an ablation shows no perturbed image.
+    most = measuring.images_to_show(model, plan, todo, 2) - N_PATCHES
+    assert most - 3 * 3 < part.forwards <= most
+
+    told = []
+    pulse = runner._Pulse("measuring", 100, 1, told.append)
+    for shown in (0, 25, 100):
+        pulse(shown)
+    assert np.isnan(told[0].seconds_left)
+    assert told[2].seconds_left == 0 < told[1].seconds_left
+    counted, stop = [0, 0], engines.threading.Event()
+    on_step = engines._counter(counted, 1, stop)
+    for step in ((2, 4), (4, 4), (3, 9), (9, 9), (1, 1)):
+        on_step(*step)
+    assert counted == [0, 14]
+    stop.set()
+    with pytest.raises(engines.Stopped):
+        on_step(1, 2)
 
 
 def test_a_mistake_in_a_worker_reaches_the_caller(model, tmp_path):
@@ -453,7 +504,8 @@ def test_data_that_cannot_be_used_is_one_sentence(tmp_path):
     refused(folder / "class 1", "no folders of classes")
     table = tmp_path / "labels.csv"
     for text, match in (("a.png\n", "cannot be used"), ("", "cannot be used"),
-                        ("a.png n01440764\n", "Line 1"), ("b.png 1\n", "None of the pictures")):
+                        ("a.png n01440764\n", "Line 1"), ("a.png 1\na.jpg 2", "Line 2"),
+                        ("b.png 1\n", "None of the pictures")):
         table.write_text(text)
         refused(folder, match, labels=table)
     table.write_bytes(b"\xff\xfe\x00")
@@ -481,6 +533,25 @@ def test_scenes_whose_files_are_damaged_are_left_out(tmp_path):
                          runner.Ask(("cdam",), ("compactness",), **QUICK))  # fmt: skip
     assert summary.broken == {"001": "unreadable", "002": "unreadable"}
     assert summary.images == 1
+
+
+def test_a_map_without_numbers_leaves_out_its_picture_alone(tmp_path, monkeypatch):
+    model = model_of_noise()
+    data = datasets.open_data(model, write_scenes(tmp_path / "scenes.zip", 3))
+    explain, asked = measuring.explain, []
+
+    def broken_once(*arguments, **more):
+        found = explain(*arguments, **more)
+        asked.append(found)
+        found.scores[0, 0, 0] = np.nan if len(asked) == 2 else 0
+        return found
+
+    monkeypatch.setattr(measuring, "explain", broken_once)
+    ask = runner.Ask(("cdam",), ("compactness",), **QUICK)
+    summary = runner.run(model, data, tmp_path / "out", ask, engines.Local(workers=1))
+    second = datasets.split(data.items, 0, None, 0)[0][1].id
+    assert summary.broken == {second: "not-finite"}
+    assert second not in set(table_of(tmp_path / "out")["image"])
 
 
 def test_bad_questions_are_one_sentence():

@@ -303,9 +303,14 @@ def _folder_data(
 def _labelled(model: VisionModel, folder: Path, table: Path) -> Data:
     names, rows = ClassNames(model), list(_rows(table))
     places = {path.stem: path for path in _images(folder, deep=True)}
-    items = []
+    items, seen = [], set()
     for number, (name, text) in enumerate(rows, 1):
-        place, label = places.get(Path(name).stem), names.index(text)
+        stem, label = Path(name).stem, names.index(text)
+        place = places.get(stem)
+        if stem in seen:
+            raise BadData("labels", f"Line {number} of the table of labels names a picture that an "
+                          "earlier one names; expected every picture once.")  # fmt: skip
+        seen.add(stem)
         if label is None:
             raise BadData("unknown-class", f"Line {number} of the table of labels names a class "
                           f"that is not known; {names.expected}.")  # fmt: skip

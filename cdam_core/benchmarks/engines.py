@@ -20,6 +20,7 @@ from cdam_core.errors import BadData
 from cdam_core.models import VisionModel
 
 Function = Callable[..., Any]  # (model, picture, plan, todo, on_step) -> result
+OnPulse = Callable[[int], None]
 TRIES = 4  # of a picture whose Ray worker was lost
 
 
@@ -65,32 +66,43 @@ class Local:
         return 1 if on_card else max(1, threads.cores() // self.threads)
 
     def map(
-        self, function: Function, model: VisionModel, plan: Any, jobs: Iterable[Job]
-    ) -> Iterator[Any]:
+        self, function: Function, model: VisionModel, plan: Any, jobs: Iterable[Job],
+        on_pulse: OnPulse | None = None,
+    ) -> Iterator[Any]:  # fmt: skip
         """Results in the order in which they are finished.
 
         Leaving the loop early, by an error or Ctrl-C too, stops the workers within a batch.
+
+        Args:
+            function: (model, picture, plan, todo, on_step) -> result.
+            model, plan: handed to it.
+            jobs: pictures; read when a worker is free.
+            on_pulse: called every half second, in the caller's thread, with how many images the
+                workers have shown to the model so far.
         """
         stop, done = threading.Event(), queue.Queue()
         waiting: queue.Queue = queue.Queue()
+        shown = [0] * self.count(model)
 
-        def on_step(*_: int) -> None:
-            if stop.is_set():
-                raise Stopped
-
-        def work() -> None:
+        def work(number: int) -> None:
             threads.use(self.threads)
+            on_step = _counter(shown, number, stop)
             while (job := waiting.get()) is not None:
                 try:
                     done.put((function(model, job.load(), plan, job.todo, on_step), None))
                 except BaseException as error:  # handed to the caller
                     done.put((None, error))
 
-        crew = [threading.Thread(target=work, daemon=True) for _ in range(self.count(model))]
+        def pulse() -> None:
+            if on_pulse:
+                on_pulse(sum(shown))
+
+        crew = [threading.Thread(target=work, args=(number,), daemon=True)
+                for number in range(len(shown))]  # fmt: skip
         for each in crew:
             each.start()
         try:
-            yield from _results(iter(jobs), waiting.put, done, len(crew) + 1)
+            yield from _results(iter(jobs), waiting.put, done, len(crew) + 1, pulse)
         finally:
             stop.set()
             for _ in crew:
@@ -99,26 +111,42 @@ class Local:
                 each.join()
 
 
+def _counter(shown: list[int], number: int, stop: threading.Event) -> Callable[[int, int], None]:
+    """Adds to one place of ``shown`` what is told as (done, total), one task after the other."""
+    before = 0
+
+    def on_step(done: int, total: int) -> None:
+        nonlocal before
+        if stop.is_set():
+            raise Stopped
+        shown[number] += done - before if done > before else done
+        before = done if done < total else 0
+
+    return on_step
+
+
 def _results(
-    jobs: Iterator[Job], give: Callable[[Job], None], done: queue.Queue, ahead: int
-) -> Iterator[Any]:
+    jobs: Iterator[Job], give: Callable[[Job], None], done: queue.Queue, ahead: int,
+    pulse: Callable[[], None],
+) -> Iterator[Any]:  # fmt: skip
     """Hand out jobs, ``ahead`` at once, and give what comes back."""
     open_jobs = 0
     for job in jobs:
         give(job)
         open_jobs += 1
         if open_jobs >= ahead:
-            yield _taken(done)
+            yield _taken(done, pulse)
             open_jobs -= 1
     for _ in range(open_jobs):
-        yield _taken(done)
+        yield _taken(done, pulse)
 
 
-def _taken(done: queue.Queue) -> Any:
+def _taken(done: queue.Queue, pulse: Callable[[], None]) -> Any:
     while True:
         try:
             result, error = done.get(timeout=0.5)  # in slices, so that Ctrl-C gets through
         except queue.Empty:
+            pulse()
             continue
         if error is not None:
             raise error
@@ -148,9 +176,10 @@ class Ray:
         return {"name": self.name, "workers": self.workers, "threads": self.threads}
 
     def map(
-        self, function: Function, model: VisionModel, plan: Any, jobs: Iterable[Job]
-    ) -> Iterator[Any]:
-        """As ``Local.map``."""
+        self, function: Function, model: VisionModel, plan: Any, jobs: Iterable[Job],
+        on_pulse: OnPulse | None = None,
+    ) -> Iterator[Any]:  # fmt: skip
+        """As ``Local.map``; what the workers have shown is not known here, so there is no pulse."""
         ray = _ray()
         mine = not ray.is_initialized()
         if mine:

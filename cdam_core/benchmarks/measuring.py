@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -24,7 +25,7 @@ from cdam_core.benchmarks.masks import coverage, measure_map
 from cdam_core.benchmarks.ordering import Fidelity, fidelities, random_bands
 from cdam_core.benchmarks.results import RANDOM, RIGHT, WRONG, Part, Row, sorted_rows
 from cdam_core.benchmarks.sight import OnStep, Sight, to_patches
-from cdam_core.errors import BadImage, BadTarget
+from cdam_core.errors import BadData, BadImage, BadTarget
 from cdam_core.explanation import Explanation, explain
 from cdam_core.images import fit_mask, open_image
 from cdam_core.methods import METHODS
@@ -88,13 +89,25 @@ def measure(
         on_step: called with (done, total) between batches; may raise to cancel.
 
     Returns:
-        ``Part``; a picture that cannot be read gives one that says why.
+        ``Part``; a picture that cannot be used gives one that says why.
+
+    Raises:
+        BadData: the device has too little memory.
     """
-    started = time.perf_counter()
     try:
-        work = Work(model, picture, plan, on_step)
+        return _measured(model, picture, plan, todo, on_step)
     except BadImage as error:
         return Part(picture.id, picture.sha256, broken=error.reason)
+    except torch.OutOfMemoryError:
+        raise BadData("unsupported", "The memory of the device ran out; choose fewer workers, a "
+                      "smaller --size, or --device cpu.") from None  # fmt: skip
+
+
+def _measured(
+    model: VisionModel, picture: Picture, plan: Plan, todo: Todo, on_step: OnStep | None
+) -> Part:
+    started = time.perf_counter()
+    work = Work(model, picture, plan, on_step)
     rows: list[Row] = []
     done, left_out = {}, {}
     for method, groups in todo.items():
@@ -221,6 +234,8 @@ class Work:
     def rows(self, method: str, groups: Sequence[str]) -> list[Row]:
         """Rows of one method."""
         found = self.maps(method)
+        if not np.isfinite(found.scores).all():
+            raise BadImage("not-finite", "A map of this picture holds NaN or infinite scores.")
         seconds = found.seconds / len(self.names)
         rows: list[Row] = []
         for index, scores in enumerate(found.scores):
@@ -300,6 +315,20 @@ def _curves(found: Fidelity) -> tuple[tuple[str, float, np.ndarray], ...]:
     difference = found.lif - found.mif
     return (("mif", found.area_mif, found.mif), ("lif", found.area_lif, found.lif),
             ("fidelity", found.area, difference))  # fmt: skip
+
+
+def images_to_show(model: VisionModel, plan: Plan, todo: Todo, targets: int) -> int:
+    """About how many perturbed images one picture asks the model for; at most a few more."""
+    rows, cols = model.grid
+    inner = min(plan.steps, rows * cols) - 1
+    maps = sum(targets if METHODS[name].class_specific else 1
+               for name, groups in todo.items() if "fidelity" in groups and name != RANDOM)
+    count = maps * (2 * inner + 2) + (plan.rankings * inner + 2 if RANDOM in todo else 0)
+    if any("box" in groups for groups in todo.values()):
+        count += (min(rows, cols) - 1) * plan.boxes + 1
+    if "token_ablation" in todo or any("ablation" in groups for groups in todo.values()):
+        count += rows * cols
+    return count
 
 
 def wanted(methods: Sequence[str], groups: Sequence[str], has_masks: bool) -> dict[str, list[str]]:

@@ -16,6 +16,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 from cdam_core.benchmarks import results, tuning
 from cdam_core.benchmarks.datasets import Data, Item, split
 from cdam_core.benchmarks.engines import Job, Local
-from cdam_core.benchmarks.measuring import GROUPS, MARGIN, Plan, measure, wanted
+from cdam_core.benchmarks.measuring import GROUPS, MARGIN, Plan, images_to_show, measure, wanted
 from cdam_core.benchmarks.results import Part
 from cdam_core.errors import BadData, BadTarget
 from cdam_core.files import write_atomically
@@ -45,6 +46,10 @@ PROTOCOLS: dict[str, dict[str, dict[str, Any]]] = {
 }
 PAPERS_SIDE = 224
 PAPERS_HELD_OUT = 200
+# How well rows are repeated by another engine, or by the same one again.
+EXACT = "bit for bit, by one thread per worker on this kind of processor in the same chunks"
+ROUNDED = "to rounding, about 1e-4 relative"
+PULSE = 20.0  # seconds between two signs of life
 RESULTS, RUN = "results.parquet", "run.json"
 FORMAT = 1
 
@@ -124,7 +129,7 @@ class Progress:
         stage: "tuning" | "measuring".
         done, total: pictures.
         seconds_left: by the pace so far; NaN before the first one.
-        image: the one just finished.
+        image: the one just finished; "" where none is, and the time left is a first estimate.
         note: why it was left out, or "".
     """
 
@@ -333,15 +338,23 @@ class _Run:
         name_of: Callable[[Any], tuple[str, str]],
     ) -> Iterator[Any]:  # fmt: skip
         """What the engine gives for every job; progress is told when the caller has kept it."""
+        pulse = _Pulse(stage, self._expected(plan, jobs), len(jobs), self.on_progress)
         started = time.perf_counter()
         loaded = (Job(lambda item=item: self.data.read(item), todo) for item, todo in jobs)
-        for done, result in enumerate(self.engine.map(function, self.model, plan, loaded), 1):
-            yield result
-            pace = (time.perf_counter() - started) / done
-            if self.on_progress:
-                image, note = name_of(result)
-                self.on_progress(Progress(stage, done, len(jobs), pace * (len(jobs) - done), image,
-                                          note))  # fmt: skip
+        with closing(self.engine.map(function, self.model, plan, loaded, pulse)) as found:
+            for done, result in enumerate(found, 1):
+                yield result
+                pulse.done = done
+                pace = (time.perf_counter() - started) / done
+                if self.on_progress:
+                    image, note = name_of(result)
+                    self.on_progress(Progress(stage, done, len(jobs), pace * (len(jobs) - done),
+                                              image, note))  # fmt: skip
+
+    def _expected(self, plan: Plan, jobs: Sequence[tuple[Item, Any]]) -> int:
+        """About how many images the jobs show to the model; 0 where that is not known (tuning)."""
+        return sum(images_to_show(self.model, plan, todo, len(item.labels))
+                   for item, todo in jobs if isinstance(todo, Mapping))  # fmt: skip
 
     # ---- files -----------------------------------------------------------------------------------
 
@@ -398,13 +411,52 @@ class _Run:
             "settings": before | self._settings(),
             "tuning": {name: asdict(each) for name, each in self.tuned.items()},
             "seed": ask.seed,
-            "engine": self.engine.describe(model) | {
-                "device": str(next(model.module.parameters()).device),
-                "chunk": images_per_batch(model, model.input_size, with_graph=False)},
+            "engine": self._engine(),
+            "engines_before": self._engines_before(),
             "versions": {"python": sys.version.split()[0]} | {
                 name: version(name) for name in ("torch", "timm", "numpy", "scipy", "pyarrow")}
             | {"cdam_core": _own_version()},
         }  # fmt: skip
+
+
+    def _engine(self) -> dict[str, Any]:
+        """Who computes, in which batches, and how exactly another run repeats it."""
+        device = str(next(self.model.module.parameters()).device)
+        is_exact = device == "cpu" and self.engine.threads == 1
+        return self.engine.describe(self.model) | {
+            "device": device,
+            "chunk": images_per_batch(self.model, self.model.input_size, with_graph=False),
+            "repeats": EXACT if is_exact else ROUNDED,
+        }  # fmt: skip
+
+    def _engines_before(self) -> list[dict[str, Any]]:
+        """Other engines that earlier runs in this folder were computed by."""
+        known = [*self.before.get("engines_before", ()), self.before.get("engine")]
+        return [each for index, each in enumerate(known)
+                if each and each != self._engine() and each not in known[:index]]  # fmt: skip
+
+
+class _Pulse:
+    """Tells progress between pictures, every ``PULSE`` seconds.
+
+    Args:
+        stage, total, on_progress: of the stage.
+        expected: images that the stage will show to the model, about.
+    """
+
+    def __init__(self, stage: str, expected: int, total: int, on_progress: OnProgress | None):
+        self.stage, self.expected, self.total, self.tell = stage, expected, total, on_progress
+        self.done, self.started = 0, time.perf_counter()
+        self.last = self.started
+
+    def __call__(self, shown: int) -> None:
+        now = time.perf_counter()
+        if self.tell is None or now - self.last < PULSE:
+            return
+        self.last, spent = now, now - self.started
+        known = shown > 0 and self.expected > 0
+        left = max(0.0, spent * (self.expected / shown - 1)) if known else float("nan")
+        self.tell(Progress(self.stage, self.done, self.total, left, ""))
 
 
 def _own_version() -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -118,6 +119,8 @@ def start(options: argparse.Namespace) -> int:
     summary = run(model, data, options.out, _ask(options, methods_for(model)), engine, _progress,
                   told)  # fmt: skip
     made = outputs.write(options.out)
+    repeats = json.loads((options.out / RUN).read_text(encoding="utf-8"))["engine"]["repeats"]
+    print(f"the same rows come out again {repeats}")
     for method, why in summary.left_out.items():
         print(f"{method}: left out: {why}")
     print(f"{summary.images} pictures, {summary.rows} rows in {summary.results.name}; "
@@ -199,12 +202,14 @@ def _tell(data: Data) -> None:
 
 
 def _progress(step: Progress) -> None:
-    note = f"left out: {step.note}, " if step.note else ""
-    print(f"[{step.stage} {step.done}/{step.total}] {step.image}: {note}"
-          f"{_words(step.seconds_left)} left", file=sys.stderr, flush=True)  # fmt: skip
+    what = f"{step.image}: left out: {step.note}" if step.note else step.image or "at work"
+    print(f"[{step.stage} {step.done}/{step.total}] {what}, {_words(step.seconds_left)} left",
+          file=sys.stderr, flush=True)  # fmt: skip
 
 
 def _words(seconds: float) -> str:
+    if math.isnan(seconds):
+        return "time not known yet"
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
