@@ -59,6 +59,11 @@ class Explanation:
     versions: Mapping[str, str]
     concepts: tuple[Concept, ...] = ()
 
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Of each target's value, and so of its scores: "logit", unless the model says another."""
+        return tuple(_unit(target) for target in self.targets)
+
     def provenance(self) -> dict[str, Any]:
         """What made the scores, JSON-able."""
         return {
@@ -70,7 +75,7 @@ class Explanation:
             "values": [float(value) for value in self.values],
             "rest": [None if np.isnan(rest) else float(rest) for rest in self.rest],
             "grid": list(self.grid),
-            "units": [_unit(target) for target in self.targets],
+            "units": list(self.units),
             "sign": "positive supports the target, negative opposes it"
             if METHODS[self.method].signed
             else "unsigned",
@@ -117,9 +122,12 @@ class Explanation:
 
 
 def _unit(target: Mapping[str, Any]) -> str:
-    """Unit of a target's value, and so of its scores."""
-    one = target["a"] if target["kind"] == "contrast" else target
-    return "logit" if one["kind"] == "class" else f"{one['similarity']} similarity"
+    if target["kind"] == "contrast":
+        a, b = (_unit(target[side]) for side in ("a", "b"))
+        return a if a == b else f"{a} − {b}"
+    if target["kind"] == "class":
+        return target.get("unit", "logit")
+    return f"{target['similarity']} similarity"
 
 
 def as_text(cell: str) -> str:

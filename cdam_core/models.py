@@ -84,6 +84,7 @@ class VisionModel:
         bank: embeddings of the training data, or None; tells an unfamiliar picture.
         simulated: True for a model of simulated data; pictures and reports are stamped.
         half: True where the blocks before the last compute in 16 bits; see ``on``.
+        units: class name -> unit of that output, of a model whose outputs are no logits.
     """
 
     module: nn.Module
@@ -98,6 +99,7 @@ class VisionModel:
     bank: EmbeddingBank | None = None
     simulated: bool = False
     half: bool = False
+    units: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     # ---- geometry -------------------------------------------------------------------------------
 
@@ -358,6 +360,7 @@ def wrap(
     input_size: tuple[int, int] | None = None,
     bank: EmbeddingBank | None = None,
     simulated: bool = False,
+    units: Mapping[str, str] | None = None,
 ) -> VisionModel:
     """Adapt a timm ViT that reads its answer from a class token.
 
@@ -377,6 +380,7 @@ def wrap(
         input_size: (height, width); None: the size the module was built for.
         bank: embeddings of the training data.
         simulated: whether the model was trained on simulated data.
+        units: class name -> unit, where outputs are no logits.
 
     Raises:
         BadCheckpoint: "unsupported" with what was found and what was expected.
@@ -399,6 +403,7 @@ def wrap(
         closed_form=False,
         bank=bank,
         simulated=simulated,
+        units=dict(units or {}),
     )
     return _checked(model)
 
@@ -596,6 +601,7 @@ def _from_card(
         size = tuple(input_size or layout["input_size"])
         names, mean, std = card["class_names"], card["mean"], card["std"]
         identity, simulated = card["id"], bool(card.get("simulated"))
+        units = card.get("units")
     except KeyError as error:
         raise BadCheckpoint(
             "damaged",
@@ -609,8 +615,9 @@ def _from_card(
             "card; expected the files that were written together.",
         ) from None
     model = wrap(
-        module, names, mean, std, model_id=identity, input_size=size, bank=bank, simulated=simulated
-    )
+        module, names, mean, std, model_id=identity, input_size=size, bank=bank,
+        simulated=simulated, units=units,
+    )  # fmt: skip
     if card.get("whole_sha256") not in (None, model.weights_sha256):
         raise BadCheckpoint(
             "mismatch",

@@ -102,6 +102,7 @@ def report(
     picture: Image.Image | None = None,
     stamp: tuple[str, str] | None = None,
     said: Sequence[str] = (),
+    reading: Sequence[str] = (),
 ) -> bytes:
     """One page about one picture.
 
@@ -122,6 +123,7 @@ def report(
         picture: shown first in place of what the model saw, such as the same with a scale on it.
         stamp: head and note in the corner, in place of that of simulated data.
         said: sentences before those on where the evidence lies.
+        reading: sentences on how to read each map, in place of the strongest answers.
 
     Returns:
         The bytes of a PDF with one page.
@@ -142,7 +144,7 @@ def report(
             stamp = ("SIMULATED DATA", record["simulated_note"] or "")
         sheet.header(question or _question(found), stamp)
         sheet.top(_with_regions(picture or view, regions), model, logits,
-                  [*said, *_sentences(found, regions)], explanations[0].grid)  # fmt: skip
+                  [*said, *_sentences(found, regions)], explanations[0].grid, reading)  # fmt: skip
         rows = _table(found[:MAX_MAPS], regions[:MAX_REGIONS], measures or {})
         sheet.maps(view, found, drawing, regions, room_below=_table_height(rows))
         sheet.table(rows)
@@ -188,7 +190,13 @@ def _table(
     for position, each in enumerate(found):
         scores = counted(each.explanation.scores, each.explanation.content)[each.index]
         method = f" ({METHODS[each.explanation.method].label})" if is_mixed else ""
-        line = [f"{each.label}{method}", _signed(each.explanation.values[each.index]),
+        unit = each.explanation.units[each.index]
+        value, told = _signed(each.explanation.values[each.index]), ""
+        if unit != "logit":
+            told = f", {unit}"
+            # A rating or a length is no evidence, and has no sign.
+            value = value.lstrip("+") if "unit" in each.explanation.targets[each.index] else value
+        line = [f"{each.label}{method}{told}", value,
                 _signed(scores[scores > 0].sum()),
                 _signed(scores[scores < 0].sum()) if each.is_signed else "–",
                 _number(compactness(scores))]  # fmt: skip
@@ -287,20 +295,32 @@ class _Sheet:
         logits: np.ndarray | None,
         sentences: Sequence[str],
         grid: tuple[int, int],
+        reading: Sequence[str],
     ) -> None:
-        """The picture, the strongest answers, and where the evidence lies."""
+        """The picture, the strongest answers or how to read maps, and where the evidence lies.
+
+        Outputs with units of their own have no strongest one.
+        """
         self.text(f"What the model saw: {grid[0]} × {grid[1]} patches", MARGIN, self.y, 150, 10,
                   size=7.5, grey=True)  # fmt: skip
         self.picture(view, MARGIN, self.y - 11, 150)
         left, wide = MARGIN + 150 + 1.5 * GAP, 150.0
-        if logits is not None:
+        if reading:
+            wide = 1.3 * wide
+            self.points("How to read each map", reading, left, wide)
+            left += wide + 1.5 * GAP
+        elif logits is not None and not model.units:
             self.bars(model.class_names, logits, left, wide)
             left += wide + 1.5 * GAP
-        self.text("In words", left, self.y, 100, 10, size=8, bold=True)
+        self.points("In words", sentences, left, self.width - MARGIN - left)
+        self.y -= TOP
+
+    def points(self, title: str, sentences: Sequence[str], left: float, wide: float) -> None:
+        """Sentences under a title, beside the picture."""
+        self.text(title, left, self.y, wide, 10, size=8, bold=True)
         text = "<br/>".join(f"• {escape(_short(pictures.printable(each), 400))}"
                             for each in sentences)  # fmt: skip
-        self.markup(text, left, self.y - 12, self.width - MARGIN - left, TOP - 20, size=8)
-        self.y -= TOP
+        self.markup(text, left, self.y - 12, wide, TOP - 20, size=8)
 
     def bars(self, names: Sequence[str], logits: np.ndarray, left: float, wide: float) -> None:
         """The strongest answers."""
@@ -339,8 +359,10 @@ class _Sheet:
         self.y -= lines * (side + CAPTION + LEGEND)
         said = ["“−” on a patch: evidence against, the darker the stronger."
                 if any(each.is_signed for each in shown) else ""]  # fmt: skip
-        said += [pictures.beyond_scale(each.explanation, each.scale) + "."
-                 for each in shown[:1] if pictures.beyond_scale(each.explanation, each.scale)]
+        if len({each.scale for each in shown if each.explanation is shown[0].explanation}) > 1:
+            said.append("Every map has a scale of its own; the strongest 1 % may lie beyond.")
+        elif beyond := pictures.beyond_scale(shown[0].explanation, shown[0].scale):
+            said.append(f"{beyond}.")
         if left_out > 0:
             said.append(f"The first {MAX_MAPS} of {len(found)} maps are shown.")
         self.text(" ".join(filter(None, said)), MARGIN, self.y, self.inner, note - 2, size=7.5,

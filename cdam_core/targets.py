@@ -163,7 +163,9 @@ def _side(model: VisionModel, concepts: list[Concept], number: int) -> dict[str,
         return None
     if number >= len(model.class_names):
         return concepts[number - len(model.class_names)].description()
-    return {"kind": "class", "index": number, "name": model.class_names[number]}
+    name = model.class_names[number]
+    unit = {"unit": model.units[name]} if name in model.units else {}
+    return {"kind": "class", "index": number, "name": name, **unit}
 
 
 def class_index(model: VisionModel, target: int | str) -> int:

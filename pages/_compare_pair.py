@@ -262,7 +262,8 @@ def cell_data(
     one, method = _panels.only(side.drawn, [index]), METHODS[side.drawn.method]
     label, note = one.labels[0], _compare_words.ONE_MAP
     if method.class_specific:
-        what = "difference" if one.targets[0]["kind"] == "contrast" else "logit"
+        what = "difference" if one.targets[0]["kind"] == "contrast" else \
+            "logit" if one.units[0] == "logit" else "value"  # fmt: skip
         flat = "" if one.scores.any() else " · zero everywhere"
         note = f"{label}: {what} {signed(one.values[0])}{flat}"
     alt = _panels.alt_text(one, 0, f"{label} by {side.label}, {note}")

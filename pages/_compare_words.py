@@ -131,8 +131,15 @@ def _caption(explanation: cdam.Explanation, index: int) -> dict[str, str]:
         alt = alt_text(explanation, index, f"{label}, difference {value}")
         return caption("A − B", label, f"difference {value}{flat}", alt)
     badge = ("A", "B")[index] if index < 2 else ""
-    return caption(badge, label, f"logit {value}{flat}",
-                   alt_text(explanation, index, f"{label}, logit {value}"))  # fmt: skip
+    what = "logit" if explanation.units[index] == "logit" else "value"
+    return caption(badge, label, f"{what} {value}{flat}",
+                   alt_text(explanation, index, f"{label}, {what} {value}"))  # fmt: skip
+
+
+def units_words(explanation: cdam.Explanation) -> str:
+    """The unit of scores, for a sentence: "logits", or the units of a model's own outputs."""
+    units = dict.fromkeys("logits" if unit == "logit" else unit for unit in explanation.units)
+    return "; ".join(units)
 
 
 def scale_note(drawn: cdam.Explanation, whose: str = "every map, the difference included") -> str:
@@ -141,7 +148,7 @@ def scale_note(drawn: cdam.Explanation, whose: str = "every map, the difference 
     summed = row.resolution == "pixel" and not is_per_pixel(drawn)
     per = "patch, the sum of its pixels" if summed else "pixel" if is_per_pixel(drawn) else "patch"
     if row.signed:
-        return f"One scale for {whose}. Score per {per}, in logits."
+        return f"One scale for {whose}. Score per {per}, in {units_words(drawn)}."
     shared = f"One scale for {whose.partition(',')[0]}. " if row.class_specific else ""
     return f"{shared}Score per {per}, without sign: darker is more, and nothing shows evidence " \
         "against."  # fmt: skip

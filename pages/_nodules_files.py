@@ -16,8 +16,8 @@ from pages._gate import slot
 from pages._nodules_case import MALIGNANCY, MARKERS, OWN
 from pages._nodules_maps import Seen, marker_scales
 from pages._nodules_slices import WINDOWS, model_of, slice_picture, with_ruler
+from pages._nodules_words import HOW_TO_READ, malignancy_sentence, stamp, value_text
 from pages._nodules_words import REAL_BANNERS as BANNERS
-from pages._nodules_words import malignancy_sentence, stamp, value_text
 from pages._words import signed
 
 PAGE = "nodules"  # start of the keys of the widgets
@@ -78,7 +78,7 @@ def report(seen: Seen, model_id: str, paper: str = "A4") -> bytes:
     said = [f"{BANNERS.get(case.source, '')} {BANNER}".strip(), *case.notes,
             f"The slice is {seen.plane.axis}, {seen.plane.offset:+.1f} mm from the middle."]
     measures = {} if nodule is None or is_malignancy else {
-        "readers' mean": [nodule.biomarkers[name] for name in BIOMARKERS],
+        "readers": [nodule.biomarkers[name] for name in BIOMARKERS],
         "readers' SD": [float(nodule.by_reader(name).std(ddof=1)) for name in BIOMARKERS],
     }  # fmt: skip
     if is_malignancy:
@@ -91,10 +91,16 @@ def report(seen: Seen, model_id: str, paper: str = "A4") -> bytes:
         return pdf.report(
             model, seen.answer.image, [explanation], logits=prepared.logits, drawing=drawing,
             measures=measures, page=paper, picture=picture, said=said,
+            reading=() if is_malignancy else reading(),
             question=f"What speaks for {seen.look.target} in {whose}?" if is_malignancy
             else f"Eight biomarkers of {whose}",
             stamp=(stamp(case.source), "Not for clinical use; the models know simulated CT alone."),
         )  # fmt: skip
+
+
+def reading() -> list[str]:
+    """A sentence per biomarker."""
+    return [f"{name}: {HOW_TO_READ[name]}" for name in BIOMARKERS]
 
 
 def scores(seen: Seen, pair: tuple[str, str]) -> bytes:

@@ -149,7 +149,8 @@ def _marker_panel(seen: Seen, prepared: Prepared, index: int, scale: float) -> d
         "alt": _panels.alt_text(explanation, index, f"{name}, {value}"),
         "scale": {"low": f"−{end}", "high": f"+{end}", "src": data_url(bar),
                   "alt": f"Colour scale from −{end} over zero to +{end}"},
-        "note": f"{readers}{tag(name)}",
+        "note": f"{readers}scores in {_nodules_words.short_unit(explanation.units[index])}\n"
+                f"{tag(name)}",
     }  # fmt: skip
 
 
@@ -165,7 +166,8 @@ def compared(seen: Seen, a: str, b: str) -> None:
         title = f"{name}, value {value}"
         words.append(_panels.caption(badge, name, f"value {value}",
                                      _panels.alt_text(explanation, index, title)))  # fmt: skip
-    note = "One scale for all three. Score per patch, in rating points (diameter: mm)."
+    units = dict.fromkeys(_nodules_words.short_unit(unit) for unit in explanation.units[:2])
+    note = f"One scale for all three. Score per patch, in {' and '.join(units)}."
     _show(seen, MARKERS, explanation, words, note, ("lowers it", "raises it"), "nodules.pair",
           saw=False)  # fmt: skip
     if _nodules_words.units_differ(a, b):

@@ -30,7 +30,8 @@ SHOWN = 1024  # pixels of the picture that a box is drawn on, at most
 RULER_MM = 50
 HELP = (
     "A DICOM slice of CT, up to {count} slices of one series, or a PNG or JPEG picture of a slice. "
-    "DICOM files may be uncompressed or packed as run lengths, JPEG, JPEG-LS or JPEG 2000. Files are decoded in memory and dropped at once; of a header only "
+    "DICOM files may be uncompressed or packed as run lengths, JPEG, JPEG-LS or JPEG 2000. "
+    "Files are decoded in memory and dropped at once; of a header only "
     "geometry and grey value scaling are read. Names that are burnt into the picture cannot be "
     "removed here."
 )

@@ -143,5 +143,10 @@ def reading() -> str:
 
 
 def units_differ(a: str, b: str) -> bool:
-    """Whether the difference of two biomarkers mixes units."""
-    return UNITS[a] != UNITS[b]
+    """Whether the difference of two biomarkers mixes ratings and lengths."""
+    return short_unit(UNITS[a]) != short_unit(UNITS[b])
+
+
+def short_unit(unit: str) -> str:
+    """Without the range in brackets."""
+    return unit.partition(" (")[0]

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from streamlit.testing.v1 import AppTest
 
 import cdam_core as cdam
+from cdam_core import provenance
 from cdam_core.errors import BadScan
 from cdam_core.images import digest
 from cdam_core.nodules import (
@@ -26,7 +27,7 @@ from cdam_core.nodules import (
     to_image,
 )
 from cdam_core.nodules.browse import load_browse, read_browse
-from cdam_core.nodules.card import BANNER, PROVENANCE_OF
+from cdam_core.nodules.card import BANNER, PROVENANCE_OF, UNITS
 from cdam_core.nodules.crops import MIDDLE, Plane
 from cdam_core.nodules.curves import Curves
 from cdam_core.nodules.outlines import agreement
@@ -133,7 +134,8 @@ def test_every_biomarker_has_its_map_value_readers_and_provenance(page, asked, n
         BIOMARKERS, data["panels"], data["values"], asked[1].values, asked[1].scores, strict=True
     ):
         assert panel["title"].startswith(f"{name}: {value:.1f}")
-        readers, tag = panel["note"].split("\n")
+        readers, unit, tag = panel["note"].split("\n")
+        assert unit == f"scores in {UNITS[name].partition(' (')[0]}"
         found = [r.ratings[name] for r in nodule.readers] if name != "diameter" \
             else nodule.diameters  # fmt: skip
         assert readers.startswith(f"readers {np.mean(found):.1f} ± {np.std(found, ddof=1):.1f}")
@@ -476,11 +478,34 @@ def test_reports_hold_values_readers_stamp_and_banner(nodule, asked):
         assert "every grey value is computed" in words[model_id]
         assert f"nodule {nodule.id}" in words[model_id]
     for name, value in zip(BIOMARKERS, asked[1].values, strict=True):
-        row = f"{name} {value:+.2f}".replace("-", "−")
+        row = f"{name}, {UNITS[name]} {value:.2f}".replace("-", "−")
         assert row in words[cases.MARKERS]
+        assert " ".join(_nodules_words.HOW_TO_READ[name].split()) in words[cases.MARKERS]
         assert f"{nodule.biomarkers[name]:.2f}" in words[cases.MARKERS]
+    assert "logit" not in words[cases.MARKERS]
     assert f"{abs(asked[0].values[0]):.2f}" in words[cases.MALIGNANCY]
     assert "simulated" in "_".join(_nodules_files.name_parts(seen))
+
+
+def test_every_biomarker_leaves_in_its_own_unit(asked):
+    """One place decides: the card that the model brings along."""
+    assert cdam.MODELS[cases.MARKERS]["units"] == UNITS
+    assert UNITS["diameter"] == "mm"
+    assert "(1 to 6)" in UNITS["calcification"]
+    malignancy, markers = asked
+    assert set(malignancy.units) == {"logit"}
+    assert markers.units == tuple(UNITS[name] for name in BIOMARKERS)
+    assert markers.provenance()["units"] == list(markers.units)
+    said = json.loads(markers.to_csv().splitlines()[0].removeprefix("# "))
+    assert said["units"] == list(markers.units)
+    model = cdam.load_model(cases.MARKERS)
+    mixed = cdam.explain(model, to_image(Phantom().crop(load_nodules()[0])),
+                         [cdam.Contrast("margin", "texture"), cdam.Contrast("margin", "diameter")])
+    assert mixed.units == ("rating points (1 to 5)", "rating points (1 to 5) − mm")
+    record = provenance.describe(model, to_image(Phantom().crop(load_nodules()[0])), [mixed])
+    assert record["explanations"][0]["units"] == list(mixed.units)
+    assert not _nodules_words.units_differ("margin", "calcification")
+    assert _nodules_words.units_differ("margin", "diameter")
 
 
 # ---- words ---------------------------------------------------------------------------------------

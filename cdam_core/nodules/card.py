@@ -49,7 +49,12 @@ SIDE_WORDS = {
              "eccentricity, circularity, solidity, perimeter, the readers' disagreement)",
     "ratings": "the eight biomarkers, readers' means",
 }  # fmt: skip
-UNITS = dict.fromkeys(BIOMARKERS, "rating points") | {"diameter": "mm"}
+# What was aimed at on the test part, before anything was measured; a card says what was reached.
+R2_AIMS = {"sphericity": 0.45, "margin": 0.45, "calcification": 0.45, "diameter": 0.9}
+STRONGEST_AIMS = {"malignancy": 0.85, "biomarkers": 0.7}
+UNITS = dict.fromkeys(BIOMARKERS, "rating points (1 to 5)") | {
+    "calcification": "rating points (1 to 6)", "diameter": "mm",
+}  # fmt: skip
 
 
 def value_text(name: str, value: float) -> str:
@@ -119,6 +124,23 @@ def side_words(side_task: str) -> str:
     parts = " and ".join(SIDE_WORDS[name] for name in side_task.split("+"))
     return (f"{parts}; by outputs that the finished model does not have. Numbers, not places: "
             "where the evidence lies was never taught.")
+
+
+def aims(task: str, quality: dict) -> list[dict]:
+    """Every aim of a task beside what was measured, met or not.
+
+    Args:
+        task: "malignancy" or "biomarkers".
+        quality: of the card; ``test`` and ``maps`` are read.
+    """
+    strongest = [shares["strongest"]["value"] for shares in quality["maps"].values()]
+    found = [("strongest patch on the nodule" + (", mean of eight" if len(strongest) > 1 else ""),
+              STRONGEST_AIMS[task], round(sum(strongest) / len(strongest), 4))]
+    if task == "biomarkers":
+        found += [(f"R² {name}", aim, quality["test"][name]["model"]["r2"]["value"])
+                  for name, aim in R2_AIMS.items()]  # fmt: skip
+    return [{"what": what, "aim": aim, "measured": value, "met": value >= aim}
+            for what, aim, value in found]  # fmt: skip
 
 
 def _outputs(task: str) -> tuple[str, ...]:
