@@ -29,6 +29,7 @@ from pages._settings import CALLBACK, Access, BadSettings, Settings
 HEADER = "x-cdam-user"  # carries the visitor's name inward, percent-encoded
 USER = "cdam_user"  # its place in st.user
 HEALTH = "/_stcore/health"  # for watchdogs: says no more than that the process answers
+METRICS = "/_stcore/metrics"  # numbers about everybody, for administrators
 LOGIN, LOGOUT = "/auth/login", "/auth/logout"  # Streamlit's own
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 MAX_NAME = 320  # characters; the longest an e-mail address can be
@@ -180,13 +181,13 @@ class Door:
             await self._sign_in_or_out(path, scope, receive, send)
         else:
             try:
-                name = self._require(self._name(scope, receive))
+                name = self._require(self._name(scope, receive), path)
             except Refused as refusal:
                 await refuse(refusal, scope, receive, send)
             else:
                 await self.app(_with_name(scope, name), receive, send)
 
-    def _require(self, name: str | None) -> str | None:
+    def _require(self, name: str | None, path: str) -> str | None:
         """The name, if it may come in; None is nobody in particular, where names are not asked."""
         if name is not None and not is_allowed(name, self.access):
             by_login = self.access.identity == "oidc"
@@ -196,6 +197,8 @@ class Door:
                 "this server. Please ask its administrator.",
                 *([("Sign in as somebody else", LOGOUT)] if by_login else []),
             )
+        if path == METRICS and not is_administrator(name, self.access):
+            raise Refused(403, "This is for the administrators of this server.")
         return name
 
     # ---- three ways to know somebody -------------------------------------------------------------

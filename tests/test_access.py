@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import anyio
@@ -19,7 +20,7 @@ from streamlit.web.server.starlette.starlette_app_utils import create_signed_val
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from pages import _access
+from pages import _access, _gate
 from pages._access import Door, is_listed, is_within
 from pages._settings import BadSettings, Settings, parse
 from scripts import load
@@ -175,6 +176,26 @@ def test_no_path_but_health_is_answered_to_the_unknown(path):
     assert ask(parse(PROXY), path=path)[0] == 401
     assert ask(parse(PROXY), path="/_stcore/health")[0] == 200
     assert ask(parse(PROXY), path=path, peer="10.1.1.1")[0] == 403
+
+
+def test_numbers_about_everybody_are_for_administrators():
+    settings = parse(PROXY + 'administrators = ["root"]')
+    path = "/_stcore/metrics"
+    assert ask(settings, [("X-Remote-User", "anna")], path=path)[0] == 403
+    assert ask(settings, [("X-Remote-User", "root")], path=path)[0] == 200
+    assert ask(Settings(), path=path)[0] == 200
+    assert ask(parse("[access]\nopen_to_network = true"), path=path)[0] == 403
+
+
+def test_jobs_are_counted_by_person_where_there_are_names(monkeypatch):
+    def visit(user_info):
+        context = SimpleNamespace(user_info=user_info, session_id="s1")
+        monkeypatch.setattr(_gate, "get_script_run_ctx", lambda **_: context)
+        return _gate.owner()
+
+    assert visit({_access.USER: "anna", "email": "any@where.example"}) == "user anna"
+    for nobody in ({}, None, {_access.USER: None}, {"email": "any@where.example"}):
+        assert visit(nobody) == "session s1"
 
 
 # ---- what a login leaves -------------------------------------------------------------------------
