@@ -463,7 +463,38 @@ def test_x_multi_takes_images_of_two_different_things(tmp_path):
     assert [item.labels for item in datasets.open_data(model, folder, real=real, seed=4).items] == [
         item.labels for item in data.items]  # fmt: skip
     with pytest.raises(BadData, match="a smaller distance"):
-        datasets.open_data(model, folder, real=real, distance=30)
+        datasets.open_data(model, folder, real=real, judge=same_thing.Judge(30))
+
+
+def test_names_can_be_compared_by_a_text_embedding_model_too(monkeypatch, tmp_path):
+    """A stand-in for the package: the embedding of a name counts its letters."""
+
+    class Counts:
+        def __init__(self, folder, local_files_only, device):
+            assert local_files_only, "nothing may be fetched"
+            if not Path(folder).is_dir():
+                raise OSError
+
+        def encode(self, names):
+            return [[name.count(letter) + 0.01 for letter in "abcdefghijklmnopqrstuvwxyz "]
+                    for name in names]  # fmt: skip
+
+    monkeypatch.setitem(sys.modules, "sentence_transformers", type(sys)("sentence_transformers"))
+    sys.modules["sentence_transformers"].SentenceTransformer = Counts
+    names = cdam.models.imagenet_names()
+    zebra, bicycle, elephant = 340, names.index("mountain bike"), 386
+    one, two = (np.array([names[each].count(letter) + 0.01 for letter in
+                          "abcdefghijklmnopqrstuvwxyz "]) for each in (zebra, bicycle))  # fmt: skip
+    alike = one @ two / np.linalg.norm(one) / np.linalg.norm(two)
+    judge = same_thing.Judge(embedder=tmp_path, similarity=alike - 0.001)
+    assert judge.why(zebra, bicycle) == f"similarity {alike:.2f}"
+    assert same_thing.Judge(embedder=tmp_path, similarity=alike + 0.001).why(zebra, bicycle) == ""
+    assert same_thing.Judge().why(zebra, bicycle) == same_thing.Judge().why(zebra, elephant) == ""
+    with pytest.raises(BadData, match="holds no text-embedding model"):
+        same_thing.Judge(embedder=tmp_path / "none").why(zebra, bicycle)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(BadData, match="needs the package sentence-transformers"):
+        same_thing.Judge(embedder=tmp_path).why(zebra, bicycle)
 
 
 def test_timms_copy_of_the_real_labels_is_found():

@@ -140,7 +140,7 @@ def open_data(
     source: str | Path,
     labels: Path | None = None,
     real: str | Path | None = None,
-    distance: int = same_thing.DISTANCE,
+    judge: same_thing.Judge | None = None,
     seed: int = 0,
 ) -> Data:
     """Find the pictures of a data set and the classes that they show.
@@ -151,7 +151,7 @@ def open_data(
         labels: table with a picture and its class per line, for a folder without class folders.
         real: labels of ImageNet-ReaL: "timm" or a file; the folder's validation images with two or
             more different things are taken.
-        distance: up to this path distance in WordNet two labels name the same thing.
+        judge: tells which two of these labels name the same thing; None: the usual one.
         seed: of the choice of two labels where there are more.
 
     Raises:
@@ -169,7 +169,7 @@ def open_data(
             f"No such data; expected {', '.join(BUILT_IN)}, a ZIP of scenes, or a folder.",
         )
     if real is not None:
-        return _multi(model, path, real, distance, seed)
+        return _multi(model, path, real, judge or same_thing.Judge(), seed)
     if labels is not None:
         return _labelled(model, path, labels)
     return _by_class(model, path)
@@ -356,7 +356,7 @@ def _rows(table: Path) -> Iterator[tuple[str, str]]:
 
 
 def _multi(
-    model: VisionModel, folder: Path, real: str | Path, distance: int, seed: int
+    model: VisionModel, folder: Path, real: str | Path, judge: same_thing.Judge, seed: int
 ) -> Data:
     if not ClassNames(model).is_imagenet:
         raise BadData("unsupported", "The labels of ImageNet-ReaL arrived for a model of other "
@@ -377,25 +377,26 @@ def _multi(
     for number, path in sorted(places.items()):
         shown = list(dict.fromkeys(labels[number - 1]))
         several += len(shown) > 1
-        pair = _pair(path.stem, shown, distance, seed, dropped)
+        pair = _pair(path.stem, shown, judge, seed, dropped)
         if pair:
             items.append(Item(path.name, pair, str(path)))
     if not items:
         raise BadData("empty", "None of the images shows two different things by these labels; "
                       "expected more images, or a smaller distance.")  # fmt: skip
     notes = {"images": len(places), "with_several_labels": several, "taken": len(items),
-             "wordnet_distance": distance, "dropped_pairs": _told(dropped)}  # fmt: skip
+             "wordnet_distance": judge.distance, "dropped_pairs": _told(dropped),
+             "embedding_similarity": None if judge.embedder is None else judge.similarity}
     return _folder_data("X_multi", items, is_imagenet=True, notes=notes)
 
 
 def _pair(
-    name: str, shown: Sequence[int], distance: int, seed: int, dropped: Counter
+    name: str, shown: Sequence[int], judge: same_thing.Judge, seed: int, dropped: Counter
 ) -> tuple[int, int] | None:
     """Two of an image's labels that name different things; ``dropped`` counts those that do not."""
     kept = []
     for position, one in enumerate(shown):
         for two in shown[position + 1 :]:
-            why = same_thing.why_same(one, two, distance)
+            why = judge.why(one, two)
             if why:
                 dropped[(min(one, two), max(one, two), why)] += 1
             else:

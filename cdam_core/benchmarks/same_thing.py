@@ -4,41 +4,83 @@ Brocki, Binda, Chung drop such pairs by a text-embedding service. Here: the path
 the two synsets in the noun graph of WordNet 3.0 (hypernyms and instances, both ways), as a table of
 the 1000 classes that ``scripts/build_wordnet_distances.py`` computed; and, as synonyms can lie far
 apart there (sunglass and sunglasses: 8), a name that both share once plural and spelling are
-levelled.
+levelled; and, if one is given, a text-embedding model on this machine.
 """
 
 import hashlib
 import lzma
 import pkgutil
 import re
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
 
 import numpy as np
 
 from cdam_core.assets import assets_dir
 from cdam_core.errors import BadData
+from cdam_core.models import imagenet_names
 
 # Up to this path distance two labels count as one thing: 1 is a kind and its special kind, 2 two
 # kinds of one thing (laptop and notebook), 3 their children. From 4 on most pairs are two things
 # that one may see side by side (keyboard and monitor, zucchini and cucumber).
 DISTANCE = 3
+SIMILARITY = 0.8
 CLASSES = 1000
 FILE = "wordnet-distances.xz"
 SHA256 = "29aa6a165f6e0659b946996c99170ee583374400349cf67dd16e3c993d73cf35"
 
 
-def why_same(one: int, two: int, distance: int = DISTANCE) -> str:
-    """Why two of ImageNet's classes name the same thing; "" where they do not.
+@dataclass(frozen=True)
+class Judge:
+    """Tells whether two of ImageNet's classes name the same thing.
 
-    Args:
-        one, two: class numbers, 0 to 999.
-        distance: up to this path distance they do.
+    Attributes:
+        distance: up to this path distance in WordNet they do.
+        embedder: folder of a text-embedding model as the package sentence-transformers reads it; by
+            it they do, too, where the cosine of their names' embeddings is above ``similarity``, as
+            in the paper. None: without.
+        similarity: threshold of the cosine, -1 to 1; depends on the model.
     """
-    apart = int(distances()[one, two])
-    if apart <= distance:
-        return f"distance {apart}"
-    shared = words_of(one) & words_of(two)
-    return f"both are called {min(shared)}" if shared else ""
+
+    distance: int = DISTANCE
+    embedder: Path | None = None
+    similarity: float = SIMILARITY
+
+    def why(self, one: int, two: int) -> str:
+        """Why two classes, numbers 0 to 999, name the same thing; "" where they do not."""
+        apart = int(distances()[one, two])
+        if apart <= self.distance:
+            return f"distance {apart}"
+        shared = words_of(one) & words_of(two)
+        if shared:
+            return f"both are called {min(shared)}"
+        if self.embedder is None:
+            return ""
+        alike = float(self.similarities[one, two])
+        return f"similarity {alike:.2f}" if alike > self.similarity else ""
+
+    @cached_property
+    def similarities(self) -> np.ndarray:
+        """(1000, 1000) cosines of the embedded class names.
+
+        Raises:
+            BadData: the package is not installed, or the folder holds no such model.
+        """
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError:
+            raise BadData("missing-package", "Comparing names by a text-embedding model needs the "
+                          "package sentence-transformers; install it, or leave the model out."
+                          ) from None  # fmt: skip
+        try:
+            model = SentenceTransformer(str(self.embedder), local_files_only=True, device="cpu")
+        except Exception:  # of a dozen kinds, from several packages
+            raise BadData("unreadable", "This folder holds no text-embedding model; expected one "
+                          "as the package sentence-transformers saves it.") from None  # fmt: skip
+        vectors = np.asarray(model.encode(list(imagenet_names())), np.float64)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors @ vectors.T
 
 
 @cache

@@ -67,6 +67,12 @@ def _add_data(command: argparse.ArgumentParser) -> None:
     command.add_argument("--distance", type=int, default=same_thing.DISTANCE, metavar="STEPS",
                          help="up to this path distance in WordNet two labels name the same thing "
                          f"(default: {same_thing.DISTANCE})")  # fmt: skip
+    command.add_argument("--embedder", type=Path, metavar="FOLDER",
+                         help="a text-embedding model (sentence-transformers) on this machine, to "
+                         "compare the labels' names by, too")  # fmt: skip
+    command.add_argument("--similarity", type=float, default=same_thing.SIMILARITY,
+                         help="above this cosine of their embeddings they name the same thing "
+                         f"(default: {same_thing.SIMILARITY})")  # fmt: skip
     command.add_argument("--limit", type=int, metavar="N", help="at most so many pictures")
     command.add_argument("--seed", type=int, default=0)
 
@@ -111,8 +117,8 @@ def start(options: argparse.Namespace) -> int:
     ask.check()
     engine = _engine(options)
     model = _model(options)
-    data = open_data(model, options.data, options.labels, options.real, options.distance,
-                     options.seed)  # fmt: skip
+    judge = same_thing.Judge(options.distance, options.embedder, options.similarity)
+    data = open_data(model, options.data, options.labels, options.real, judge, options.seed)
     _tell(data)
     told = {name: str(value) if isinstance(value, Path) else value
             for name, value in vars(options).items() if name not in HOW}  # fmt: skip
@@ -137,7 +143,8 @@ def _take_options(options: argparse.Namespace) -> None:
         asked = json.loads((options.out / RUN).read_text(encoding="utf-8"))["asked"]
         for name, value in asked.items():
             setattr(options, name, value)
-        options.labels = options.labels and Path(options.labels)
+        for name in ("labels", "embedder"):
+            setattr(options, name, asked[name] and Path(asked[name]))
         vars(options)["size"], vars(options)["methods"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise BadData("not-found", "There is no run in this folder to go on with; expected the "
