@@ -92,7 +92,7 @@ class EmbeddingBank:
 
     @classmethod
     def build(cls, embeddings: np.ndarray, strangers: np.ndarray, fresh: np.ndarray,
-              false_alarms: float = 0.03, ridge: float = 0.1) -> "EmbeddingBank":
+              false_alarms: float = 0.03, ridge: float = 0.02) -> "EmbeddingBank":
         """A bank of embeddings, its threshold calibrated on other, equally familiar ones.
 
         Args:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -39,6 +39,8 @@ FOLDS = 10
 # What a user of the bundled samples sees: standard drawings, one to three objects.
 FAMILIAR = calm(MEASURED, counts=(0.2, 0.6, 0.2), size=(0.32, 0.56), max_overlap=0.1,
                 min_area=0.015)
+LETTERBOXED = 4  # every fourth scene is no square: padding alone must not look unfamiliar
+CROPS = 5  # random ones of each photograph, for the direction: there are many more kinds than 52
 
 # Debian package -> photographs in it; renderings, paintings and patterns are left out.
 PHOTOGRAPHS = {
@@ -102,13 +104,27 @@ def unpack(package: str, folder: Path) -> None:
 
 
 def embed_scenes(model: VisionModel, sprites, seed: int, count: int) -> np.ndarray:
-    """(count, d) embeddings of fresh scenes."""
-    generator = SceneGenerator(sprites, FAMILIAR, model.input_size[0], seed)
+    """(count, d) embeddings of fresh scenes, every ``LETTERBOXED``-th of them not square."""
+    side = model.input_size[0]
+    square = SceneGenerator(sprites, FAMILIAR, side, seed)
+    large = SceneGenerator(sprites, FAMILIAR, side * 3 // 2, seed + 10_000)
     rows = []
-    for start in range(0, count, 8):
-        scenes = [generator.scene() for _ in range(min(8, count - start))]
-        rows.append(model.embed(to_pixels([scene.image for scene in scenes])))
+    for number in range(count):
+        if number % LETTERBOXED:
+            pixels = to_pixels([square.scene().image])
+        else:
+            is_wide = number // LETTERBOXED % 2 == 0
+            pixels = model.preprocess(strip(Image.fromarray(large.scene().image), is_wide))
+        rows.append(model.embed(pixels))
     return torch.cat(rows).numpy()
+
+
+def strip(image: Image.Image, is_wide: bool) -> Image.Image:
+    """The middle two thirds of a square picture, across it or from top to bottom."""
+    side = image.width
+    cut = side // 6
+    box = (0, cut, side, side - cut) if is_wide else (cut, 0, side - cut, side)
+    return image.crop(box)
 
 
 def views(image: Image.Image) -> list[tuple[str, Image.Image]]:
@@ -118,25 +134,42 @@ def views(image: Image.Image) -> list[tuple[str, Image.Image]]:
     return [("whole", image), ("crop", image.crop((left, top, left + side, top + side)))]
 
 
+def random_crops(image: Image.Image, rng: np.random.Generator) -> list[tuple[str, Image.Image]]:
+    """Parts of a photograph with 15 to 100 % of its area, half of them mirrored."""
+    found = []
+    for number in range(CROPS):
+        area = rng.uniform(0.15, 1.0) * image.width * image.height
+        aspect = np.exp(rng.uniform(np.log(0.6), np.log(1.7)))
+        width = min(image.width, round(float(np.sqrt(area * aspect))))
+        height = min(image.height, round(float(np.sqrt(area / aspect))))
+        left = int(rng.integers(image.width - width + 1))
+        top = int(rng.integers(image.height - height + 1))
+        part = image.crop((left, top, left + width, top + height))
+        found.append((f"part {number}", ImageOps.mirror(part) if rng.random() < 0.5 else part))
+    return found
+
+
 def embed_photographs(model: VisionModel, paths: list[Path]) -> dict[str, np.ndarray]:
     """Kind of view -> (n, d) embeddings."""
+    rng = np.random.default_rng(0)
     rows: dict[str, list] = {}
     for path in paths:
-        for kind, image in views(open_image(path)):
+        photograph = open_image(path)
+        for kind, image in views(photograph) + random_crops(photograph, rng):
             rows.setdefault(kind, []).append(model.embed(model.preprocess(image)))
     return {kind: torch.cat(parts).numpy() for kind, parts in rows.items()}
 
 
 def flagged_when_held_out(kept, setting, photographs: dict[str, np.ndarray]) -> dict[str, float]:
-    """Share of photographs flagged by banks that were built without them, per kind of view."""
+    """Share flagged by banks that were built without any part of them: whole, and middle square."""
     count = len(photographs["whole"])
     fold = np.random.default_rng(0).permutation(count) % FOLDS
-    flagged = {kind: np.zeros(count, bool) for kind in photographs}
+    flagged = {kind: np.zeros(count, bool) for kind in ("whole", "crop")}
     for index in range(FOLDS):
         known = np.concatenate([rows[fold != index] for rows in photographs.values()])
         bank = EmbeddingBank.build(kept, known, setting)
-        for kind, rows in photographs.items():
-            flagged[kind][fold == index] = bank.is_unfamiliar(rows[fold == index])
+        for kind, hits in flagged.items():
+            hits[fold == index] = bank.is_unfamiliar(photographs[kind][fold == index])
     return {kind: round(float(hits.mean()), 4) for kind, hits in flagged.items()}
 
 
@@ -159,10 +192,12 @@ def main() -> None:
     bank = EmbeddingBank.build(kept, np.concatenate(list(photographs.values())), setting)
     path = args.model.with_name(args.model.stem + "-bank.safetensors")
     bank.save(path)
+    flagged = bank.is_unfamiliar(testing)
     numbers = {
         "statistic": "Fisher's linear discriminant between the bank and photographs",
         "size": len(bank), "threshold": round(bank.threshold, 4),
-        "fresh_scenes_flagged": round(float(bank.is_unfamiliar(testing).mean()), 4),
+        "fresh_scenes_flagged": round(float(flagged.mean()), 4),
+        "letterboxed_scenes_flagged": round(float(flagged[::LETTERBOXED].mean()), 4),
         "fresh_scenes": FRESH,
         "photographs": len(photographs["whole"]),
         "held_out_photographs_flagged": flagged_when_held_out(kept, setting, photographs),

@@ -55,7 +55,7 @@ def test_one_and_many_agree(bank):
     together = bank.distance(points)
     assert together.shape == (5,)
     assert [bank.distance(point) for point in points] == pytest.approx(
-        together.tolist(), rel=1e-4)
+        together.tolist(), rel=1e-4, abs=1e-5)
     assert bank.is_unfamiliar(points).tolist() == [bank.is_unfamiliar(point) for point in points]
     assert isinstance(bank.is_unfamiliar(points[0]), bool)
 
