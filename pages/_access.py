@@ -9,9 +9,9 @@ import html
 import ipaddress
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from urllib.parse import quote, unquote, urlencode, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 import streamlit as st
 from starlette.datastructures import Headers
@@ -32,6 +32,8 @@ HEALTH = "/_stcore/health"  # for watchdogs: says no more than that the process 
 METRICS = "/_stcore/metrics"  # numbers about everybody, for administrators
 LOGIN, LOGOUT = "/auth/login", "/auth/logout"  # Streamlit's own
 LOOPBACK = ("127.0.0.0/8", "::1/128")
+WANTED = "cdam_wanted"  # cookie with the page that somebody came for, while he signs in
+ASCII_OF_ADDRESSES = "/?&=%#:+,;@!$'()*~[]"
 MAX_NAME = 320  # characters; the longest an e-mail address can be
 LOGO = Path(__file__).parent / "_viewer" / "logo.svg"
 
@@ -49,6 +51,9 @@ class Refused(Exception):
         super().__init__(sentence)
         self.status, self.sentence, self.links = status, sentence, links
 
+
+AWAY = Refused(502, "Your organisation's login does not answer right now; please try again in a "
+               "minute.", ("Try again", LOGIN))  # fmt: skip
 
 # ---- at start ------------------------------------------------------------------------------------
 
@@ -242,11 +247,15 @@ class Door:
         if path == CALLBACK and not scope["query_string"]:  # back from signing out
             await RedirectResponse(f"{base_path()}/", 302)(scope, receive, send)
             return
+        if self.oidc.redirect_uri.startswith("https:"):
+            send = _secure_cookies(send)
         if path == LOGIN:
+            send = _or_say(AWAY, scope, receive, _remember(_wanted(scope), send))
             query = urlencode({"provider": encode_provider_token("default")})
             scope = dict(scope, query_string=query.encode())
-        is_secret = self.oidc.redirect_uri.startswith("https:")
-        await self.app(scope, receive, _secure_cookies(send) if is_secret else send)
+        elif path == CALLBACK:
+            send = _lead_back(scope, send)
+        await self.app(scope, receive, send)
 
 
 def path_below(scope: Scope) -> str:
@@ -296,18 +305,78 @@ def _with_name(scope: Scope, name: str | None) -> Scope:
     return dict(scope, headers=[*scope["headers"], *told])
 
 
-def _secure_cookies(send: Send) -> Send:
-    """Cookies of a login go over https only; Streamlit does not say so."""
+# ---- around a login ------------------------------------------------------------------------------
 
-    async def secure(message: Message) -> None:
+Head = list[tuple[bytes, bytes]]
+
+
+def _with_head(send: Send, change: Callable[[Head], Head]) -> Send:
+    """Answer with other headers."""
+
+    async def changed(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message = dict(message, headers=[
-                (name, value + b"; Secure" if name.lower() == b"set-cookie" else value)
-                for name, value in message["headers"]
-            ])  # fmt: skip
+            message = dict(message, headers=change(list(message["headers"])))
         await send(message)
 
-    return secure
+    return changed
+
+
+def _secure_cookies(send: Send) -> Send:
+    """Cookies of a login go over https only; Streamlit does not say so."""
+    return _with_head(send, lambda head: [
+        (name, value + b"; Secure" if name.lower() == b"set-cookie" else value)
+        for name, value in head
+    ])  # fmt: skip
+
+
+def _remember(wanted: str, send: Send) -> Send:
+    """Keep the page that somebody came for in a cookie, while the login lasts."""
+    return _with_head(send, lambda head: [*head, _cookie(WANTED, quote(wanted), 600)])
+
+
+def _lead_back(scope: Scope, send: Send) -> Send:
+    """After a login, go to the page that was wanted, instead of the first one."""
+    wanted = unquote(HTTPConnection(scope).cookies.get(WANTED, ""))
+
+    def change(head: Head) -> Head:
+        is_signed_in = any(value.startswith(USER_COOKIE_NAME.encode()) for _, value in head)
+        if is_signed_in and _is_own(wanted):
+            head = [each for each in head if each[0].lower() != b"location"]
+            head.append((b"location", quote(wanted, safe=ASCII_OF_ADDRESSES).encode()))
+        return [*head, _cookie(WANTED, "", 0)]
+
+    return _with_head(send, change)
+
+
+def _or_say(refusal: Refused, scope: Scope, receive: Receive, send: Send) -> Send:
+    """Give our own answer where Streamlit's would be an error."""
+    failed = []
+
+    async def checked(message: Message) -> None:
+        if message["type"] == "http.response.start" and message["status"] >= 400:
+            failed.append(message)
+            await refuse(refusal, scope, receive, send)
+        elif not failed:
+            await send(message)
+
+    return checked
+
+
+def _cookie(name: str, value: str, seconds: int) -> tuple[bytes, bytes]:
+    text = f"{name}={value}; Path={base_path()}/; Max-Age={seconds}; HttpOnly; SameSite=Lax"
+    return b"set-cookie", text.encode()
+
+
+def _wanted(scope: Scope) -> str:
+    """The page that a request for a login names; the first one if it is none of ours."""
+    stated = parse_qs(scope["query_string"].decode("latin-1")).get("to", [""])[0]
+    return stated if _is_own(stated) else f"{base_path()}/"
+
+
+def _is_own(address: str) -> bool:
+    """Whether an address is below the app's own, and no other server's in disguise."""
+    inside = address.startswith(f"{base_path()}/") and address.isprintable()
+    return inside and not address.startswith("//") and "\\" not in address and len(address) < 2000
 
 
 # ---- the answer at the door ----------------------------------------------------------------------
@@ -334,8 +403,11 @@ def _answer(refusal: Refused, scope: Scope) -> Response:
     headers = {"Cache-Control": "no-store"}
     if "text/html" not in Headers(scope=scope).get("accept", ""):
         return PlainTextResponse(refusal.sentence, refusal.status, headers)
-    root = base_path()
-    links = "".join(f'<a href="{root}{path}">{words}</a>' for words, path in refusal.links)
+    query = scope.get("query_string", b"").decode("latin-1")
+    here = scope["path"] + (f"?{query}" if query else "")
+    to = "" if path_below(scope) == LOGIN else "?" + urlencode({"to": here})
+    links = "".join(f'<a href="{base_path()}{path}{to if path == LOGIN else ""}">{words}</a>'
+                    for words, path in refusal.links)  # fmt: skip
     page = PAGE.format(logo=LOGO.read_text("utf-8"), sentence=html.escape(refusal.sentence),
                        links=links)  # fmt: skip
     return HTMLResponse(page, refusal.status, headers)

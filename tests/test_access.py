@@ -4,6 +4,7 @@ import base64
 import hashlib
 import http.client
 import json
+import re
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -241,7 +242,7 @@ def test_a_login_is_believed_if_it_is_signed_here(oidc):
 def test_any_other_cookie_is_none(oidc, wrong):
     status, text = ask(parse(oidc()), [*cookie(**wrong), ("Accept", "text/html")])
     assert status == 401
-    assert '<a href="/auth/login">Sign in</a>' in text
+    assert '<a href="/auth/login?to=%2F">Sign in</a>' in text
 
 
 @pytest.mark.parametrize("told", [dict(email_verified=False), dict(email=None), dict(email=["a"]),
@@ -260,11 +261,10 @@ def test_a_login_is_over_after_its_hours(oidc, monkeypatch):
         assert ask(parse(oidc(extra="session_hours = 2")), headers)[0] == status
 
 
-@pytest.mark.parametrize(("home", "ends"), [
-    ("https://cdam.example", b"; HttpOnly; Secure"), ("http://127.0.0.1:8501", b"; HttpOnly"),
-])  # fmt: skip
-def test_a_login_asks_for_the_one_provider_and_its_cookie_stays_on_https(oidc, home, ends):
+@pytest.mark.parametrize("home", ["https://cdam.example", "http://127.0.0.1:8501"])
+def test_a_login_asks_for_the_one_provider_and_its_cookies_stay_on_https(oidc, home):
     asked, sent = [], []
+    secure = b"; Secure" if home.startswith("https") else b""
 
     async def app(scope, receive, send):
         asked.append(parse_qs(scope["query_string"].decode()))
@@ -278,7 +278,24 @@ def test_a_login_asks_for_the_one_provider_and_its_cookie_stays_on_https(oidc, h
              "query_string": b"provider=somebody-elses"}  # fmt: skip
     anyio.run(Door(app, parse(oidc(home=home))), scope, None, send)
     assert decode_provider_token(*asked[0]["provider"])["provider"] == "default"
-    assert sent[0]["headers"] == [(b"set-cookie", b"a=b" + ends), (b"location", b"x")]
+    assert sent[0]["headers"] == [
+        (b"set-cookie", b"a=b; HttpOnly" + secure), (b"location", b"x"),
+        (b"set-cookie", b"cdam_wanted=/; Path=/; Max-Age=600; HttpOnly; SameSite=Lax" + secure),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("base", "address", "is_own"), [
+    ("", "/compare?a=1", True), ("", "/", True), ("", "//evil.example/", False),
+    ("", "/\\evil.example", False), ("", "https://evil.example/", False), ("", "", False),
+    ("", "/\t/evil.example", False), ("", "/a\r\nSet-Cookie: b=c", False),
+    ("", "/" + "a" * 2000, False), ("cdam", "/cdam/compare", True), ("cdam", "/cdam", False),
+    ("cdam", "/other/", False), ("cdam", "/cdam.evil/", False),
+])  # fmt: skip
+def test_a_login_leads_back_to_this_app_alone(monkeypatch, base, address, is_own):
+    monkeypatch.setattr(_access.config, "get_option", lambda _: base)
+    assert _access._is_own(address) is is_own
+    wanted = _access._wanted({"query_string": urlencode({"to": address}).encode()})
+    assert wanted == (address if is_own else f"{base and '/'}{base}/")
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -483,8 +500,10 @@ def test_oidc_from_the_first_request_to_the_last(signed_in):
     reply = session.get(f"{app.url}/auth/logout", timeout=60)
     assert (reply.status_code, provider.signed_out) == (401, 1)
     provider.email = "anna@clinic.example"
-    reply = session.get(f"{app.url}/auth/login", timeout=60)
-    assert (reply.status_code, reply.url) == (200, f"{app.url}/")
+    wanted = f"{app.url}/concepts?model=scenes&x=%C3%A4"
+    link = re.search('href="(/auth/login[^"]*)"', session.get(wanted, timeout=60).text)[1]
+    reply = session.get(app.url + link, timeout=60)
+    assert (reply.status_code, reply.url) == (200, wanted)
     visitor = Visitor(app.url, http=session)
     visitor.open()
     visitor.upload(load._png(4))
@@ -502,3 +521,9 @@ def test_oidc_from_the_first_request_to_the_last(signed_in):
     log = app.log.read_text()
     assert "Traceback" not in log
     assert "clinic.example" not in log
+    # the provider is away
+    provider.shutdown()
+    provider.server_close()
+    reply = session.get(f"{app.url}/auth/login", timeout=60)
+    assert reply.status_code == 502
+    assert "login does not answer right now" in reply.text
