@@ -4,7 +4,6 @@ Everything slow is done here, before the first visitor: libraries, the bundled m
 explanation. The frame around the pages is ``pages/_frame.py``.
 """
 
-import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
@@ -25,17 +24,18 @@ from starlette.formparsers import MultiPartParser  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
 from streamlit import config  # noqa: E402
 
-from pages import _access, _errors, _limits, _state  # noqa: E402
+from pages import _access, _errors, _headers, _limits, _operations, _visits  # noqa: E402
 
 
 @contextlib.asynccontextmanager
 async def lifespan(app: st.App) -> AsyncIterator[dict]:
-    """Warm up, then serve."""
-    await asyncio.to_thread(_state.warm)
-    yield {}
+    """Warm up, then serve, and end without cutting anybody off."""
+    async with _operations.service.running(SETTINGS):
+        yield {}
 
 
-_errors.prepare_logging()
+_errors.prepare_logging(SETTINGS.log.format)
+_visits.prepare(SETTINGS.visits)
 # By default an upload of more than 1 MB passes through a temporary file on disk while it arrives.
 # Twice the size that server.toml can admit keeps every one of them in memory.
 MultiPartParser.spool_max_size = 40 * 2**20
@@ -49,8 +49,11 @@ app = st.App(
     on_script_error=_errors.on_error,
     secrets=_access.secrets(SETTINGS),
     middleware=[  # from the outside to the inside
+        Middleware(_headers.Headers),
+        Middleware(_operations.Probes),
         Middleware(_access.Door, settings=SETTINGS),
         Middleware(_limits.Intake, limits=SETTINGS.uploads),
+        Middleware(_visits.Activity),
     ],
 )
 config.set_option("server.maxUploadSize", SETTINGS.uploads.file_mb)

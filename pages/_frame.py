@@ -5,7 +5,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from pages import _account, _limits, _links, _visits
+from pages import _account, _limits, _links, _operations, _visits
 
 FOLDER = Path(__file__).parent
 LOGO = FOLDER / "_viewer" / "logo.svg"
@@ -40,6 +40,7 @@ PAGES = (
     Row("teach.py", "Teach it", "teach", ":material/school:"),
     Row("several.py", "Several pictures", "several", ":material/photo_library:"),
 )
+SERVER = Row("server.py", "Server", "server", ":material/monitor_heart:")  # for administrators
 
 FOOTER = (
     "CDAM Explorer shows what a model read from a picture, not what is true. "
@@ -63,6 +64,10 @@ def main() -> None:
     page.run()
     st.divider()
     st.caption(FOOTER)
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        _visits.offer_to_forget()
+        if _operations.is_for_visitor():
+            st.page_link(server_page(), width="content")
     _account.show()
 
 
@@ -76,7 +81,13 @@ def navigation_pages() -> list[st.Page]:
                 visibility="hidden" if row is first else "visible")
         for row in PAGES
     ]
-    return [home, *named]
+    return [home, *named, *([server_page()] if _operations.is_for_visitor() else [])]
+
+
+def server_page() -> st.Page:
+    """How the server is doing; reached from the footer."""
+    return st.Page(FOLDER / SERVER.file, title=SERVER.title, url_path=SERVER.url_path,
+                   icon=SERVER.icon, visibility="hidden")  # fmt: skip
 
 
 def guard() -> None:

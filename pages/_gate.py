@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any
 
+import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from cdam_core import threads
 from pages._access import USER
 from pages._settings import Computing, settings
 
+UNTOLD = 10  # looks of a waiting page before it says so: most wait for less
+AGAIN = 40  # looks until it says so again, as long as the browser shows it
 TICK = 0.1  # seconds between two looks at whether a waiting job is still wanted
 
 
@@ -267,13 +270,31 @@ def still_wanted() -> None:
         context.yield_check()
 
 
+class PageTurn(Turn):
+    """A job of a page: while it waits, the page says how many are before it."""
+
+    def __init__(self, gate: Gate):
+        super().__init__(gate, owner(), self._look)
+        self._looks = 0
+
+    def _look(self) -> None:
+        """Say the place after a moment, and again while it lasts; wherever the page is scrolled."""
+        still_wanted()
+        self._looks += 1
+        if self._looks % AGAIN == UNTOLD and get_script_run_ctx(suppress_warning=True):
+            place = self.position
+            if place:
+                st.toast(f"Waiting, {waiting_words(place)}: others are computing here right now.",
+                         icon=":material/hourglass:")  # fmt: skip
+
+
 def slot() -> Turn:
     """What a page computes under: entering waits for a place, leaving gives it back.
 
     Raises:
         Busy: there is no place now.
     """
-    return gate.turn(owner(), still_wanted)
+    return PageTurn(gate)
 
 
 def waiting_words(position: int) -> str:

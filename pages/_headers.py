@@ -21,7 +21,8 @@ def policy() -> str:
     """The Content-Security-Policy: nothing but what this server itself sends.
 
     Streamlit's page has one small script of its own inside, which is named by its hash. Styles are
-    set by Streamlit's libraries at run time; components come as blobs, pictures as data.
+    set by Streamlit's libraries at run time; components come as blobs, pictures as data; one of the
+    libraries counts with WebAssembly, which is no way to run text as a script.
     """
     page = (Path(st.__file__).parent / "static" / "index.html").read_text("utf-8")
     own = [
@@ -30,7 +31,7 @@ def policy() -> str:
     ]
     return "; ".join((
         "default-src 'none'",
-        f"script-src 'self' blob: {' '.join(own)}".strip(),
+        f"script-src 'self' blob: 'wasm-unsafe-eval' {' '.join(own)}".strip(),
         "style-src 'self' 'unsafe-inline'",
         "img-src 'self' data: blob:",
         "font-src 'self' data:",

@@ -37,7 +37,8 @@ NO_MODEL = "the bundled model cannot be loaded"
 STOP = (
     "This server is about to stop, and will most likely be back in a minute. Please try again then."
 )
-LAST_WORDS = 1.5  # seconds for pages to draw what has just been computed
+LAST_WORDS = 15.0  # seconds, however late it is, for pages to draw what has just been computed
+QUIET = 10  # looks in a row at which no page is drawn: between two runs of one it may seem so
 PACKAGES = ("streamlit", "torch", "timm", "numpy", "pillow")
 
 
@@ -71,12 +72,15 @@ class Service:
 
     async def stop(self, patience: float) -> bool:
         """Take no new jobs, and wait until those at work are done; whether they all were."""
-        self.state = STOPPING
+        self.state, begun = STOPPING, time.monotonic()
         at_work, waiting = _gate.gate.counts()
         LOG.info("Stopping: %d jobs at work, %d in line.", at_work, waiting)
         is_done = await asyncio.to_thread(_gate.gate.close, patience)
-        if any(_visits.house.counts()):
-            await asyncio.sleep(LAST_WORDS)
+        end = max(begun + patience, time.monotonic() + LAST_WORDS)
+        quiet = 0
+        while _visits.house.counts()[0] and quiet < QUIET and time.monotonic() < end:
+            await asyncio.sleep(0.1)
+            quiet = 0 if _visits.house.is_drawing() else quiet + 1
         LOG.info("Every job is done." if is_done else "Jobs are cut off after %.0f s.",
                  *([] if is_done else [patience]))  # fmt: skip
         return is_done

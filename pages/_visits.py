@@ -10,6 +10,7 @@ The only place that knows Streamlit's register of sessions.
 """
 
 import asyncio
+import contextlib
 import gc
 import logging
 import time
@@ -18,8 +19,11 @@ from collections import OrderedDict
 import streamlit as st
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit import config
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.runtime import Runtime, get_instance
+from streamlit.runtime.app_session import AppSessionState
 from streamlit.runtime.scriptrunner import get_script_run_ctx
+from streamlit.runtime.session_manager import SessionClient
 
 from pages import _cache
 from pages._settings import Visits
@@ -29,6 +33,7 @@ PROTOCOL = "Sec-WebSocket-Protocol"  # "streamlit, <token>, <visit that the brow
 DAY = 24 * 3600
 SEEN = "cdam.seen"  # place of a connection's last message in its ASGI scope
 GOING_AWAY = 1001  # what a browser is told when its visit ends: it connects again
+LET_GO = 30.0  # seconds after a visit ended in which what it leaves is looked for
 REMEMBERED = 1000  # ended visits of which is known why they ended
 
 FORGOTTEN, IDLE, CLOSED = "forgotten", "idle", "closed"
@@ -71,12 +76,28 @@ class Activity:
         await self.app(scope, noted_receive, noted_send)
 
 
+class _Nobody(SessionClient):
+    """The other end of a visit that is none."""
+
+    def __init__(self) -> None:
+        self.served = asyncio.Event()
+
+    def write_forward_msg(self, msg: ForwardMsg) -> None:
+        """Nobody reads it."""
+        self.served.set()
+
+    @property
+    def client_context(self) -> None:
+        """There is no connection."""
+
+
 class House:
     """Forgets visits in time, without waiting for anybody to come or go."""
 
     def __init__(self) -> None:
         self._closed: dict[str, float] = {}  # id -> since when its tab is known to be closed
         self._ended: OrderedDict[str, str] = OrderedDict()
+        self._lets_go_until = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def counts(self) -> tuple[int, int]:
@@ -84,6 +105,11 @@ class House:
         manager = _runtime()._session_mgr
         is_open = manager.num_active_sessions()
         return is_open, manager.num_sessions() - is_open
+
+    def is_drawing(self) -> bool:
+        """Whether the page of any open tab is being drawn."""
+        return any(info.session._state == AppSessionState.APP_IS_RUNNING
+                   for info in _runtime()._session_mgr.list_active_sessions())  # fmt: skip
 
     def why(self, visit: str) -> str | None:
         """Why that visit ended in this process; None: not known."""
@@ -101,6 +127,16 @@ class House:
 
     async def tidy(self, settings: Visits) -> None:
         """End what is due: tabs that are closed, or open and idle, for too long."""
+        due, known = self._due(settings)
+        for name, reason in due:
+            await self.end(name, reason)
+        if time.monotonic() < self._lets_go_until:  # a run that is ended may take some seconds
+            await self.let_go()
+        for name in _cache.shelf.owners() - known:  # left by a run that was just ending
+            _cache.shelf.forget(name)
+
+    def _due(self, settings: Visits) -> tuple[list[tuple[str, str]], set[str]]:
+        """Which visits are to end, and why; and all that are known. No session is held longer."""
         manager, now = _runtime()._session_mgr, time.monotonic()
         active = {info.session.id: info for info in manager.list_active_sessions()}
         known = {info.session.id for info in manager.list_sessions()}
@@ -109,13 +145,11 @@ class House:
                if now - since >= settings.keep_closed_s]  # fmt: skip
         due += [(name, IDLE) for name, info in active.items()
                 if now - _last_message(info, now) >= 60 * settings.keep_idle_min]  # fmt: skip
-        for name, reason in due:
-            await self.end(name, reason)
-        for name in _cache.shelf.owners() - known:  # left by a run that was just ending
-            _cache.shelf.forget(name)
+        return due, known
 
     async def end(self, visit: str, reason: str) -> None:
         """Forget a visit and all that belongs to it; an open tab begins anew."""
+        self._lets_go_until = time.monotonic() + LET_GO
         self._ended[visit] = reason
         while len(self._ended) > REMEMBERED:
             self._ended.popitem(last=False)
@@ -124,7 +158,20 @@ class House:
         _cache.shelf.forget(visit)
         if info is not None:
             await info.client._websocket.close(GOING_AWAY)
-        del info
+
+    async def let_go(self) -> None:
+        """Have Streamlit drop what it still holds of ended visits.
+
+        Its loop goes on naming the visit that it served last, with its last messages, until it
+        serves another one: so it gets one, for a moment, with nobody in it.
+        """
+        client = _Nobody()
+        nobody = _runtime().connect_session(client, {})
+        session = _runtime()._session_mgr.get_active_session_info(nobody).session
+        session._enqueue_forward_msg(ForwardMsg())
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(client.served.wait(), 5)
+        _runtime().close_session(nobody)
         await asyncio.to_thread(gc.collect)  # what was dropped refers to itself in circles
 
     def end_soon(self, visit: str, reason: str) -> None:
@@ -174,6 +221,8 @@ def begin() -> None:
     _watch()
     if "visit" not in st.session_state:
         st.session_state["visit"] = _sentence_for(_earlier_visit())
+        if st.session_state["visit"]:  # also for who does not see the top of the page
+            st.toast(st.session_state["visit"], icon=":material/restart_alt:", duration="long")
     if sentence := st.session_state["visit"]:
         said, answer = st.columns([12, 1], vertical_alignment="center")
         if sentence == SENTENCES[FORGOTTEN]:

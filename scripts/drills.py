@@ -2,28 +2,35 @@
 
    python scripts/drills.py [NAME ...]
 
-Drills: kill, disk, model, home, clock, network; all by default. Linux, as root, with util-linux
-(unshare, setpriv), iproute2 and faketime. A visitor without a browser opens a page and uploads a
-picture where that is possible; a line says what was seen. Ends with 1 where a drill fails.
+Drills: kill, stop, disk, model, home, clock, network; all by default. Linux, as root, with
+util-linux (unshare, setpriv), iproute2 and faketime. A visitor without a browser opens a page and
+uploads a picture where that is possible; a line says what was seen. Ends with 1 where one fails.
 """
 
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+import requests  # noqa: E402
+
+from pages import _visits  # noqa: E402
 from scripts.load import A, Seen, _png, difference  # noqa: E402
 from scripts.serving import App, answers  # noqa: E402
 from scripts.visitor import Refused, Visitor  # noqa: E402
 
 NOBODY = "65534"
+SLOW = "Attention rollout"  # seconds of computing
 RESTARTED = 60.0  # seconds in which a killed server must answer again, however busy the machine
 
 
@@ -72,6 +79,17 @@ def works(url: str, seed: int = 1) -> None:
         visitor.close()
 
 
+def begins_anew(url: str, before: Visitor) -> None:
+    """The tab connects again, as a browser does: the page is drawn anew and says why."""
+    require(before.screen.asks_again, "the browser would not ask for the page again")
+    shown = before.screen.maps["panels"][0]["src"]
+    again = Visitor(url, earlier=before.session)
+    again.open()
+    again.close()
+    require(_visits.RESET in again.screen.sentences, "nothing is said about the restart")
+    require(again.screen.maps["panels"][0]["src"] != shown, "the old picture is shown as current")
+
+
 def silent(app: App) -> None:
     """The log holds no traceback and nothing of a visitor."""
     log = app.log.read_text()
@@ -100,13 +118,53 @@ def kill(folder: Path) -> str:
     seconds = app.start()
     try:
         require(seconds < RESTARTED, f"{seconds:.0f} s until it answers again")
+        begins_anew(app.url, visitor)
         works(app.url)
         silent(app)
         left = list(ROOT.rglob("*.part"))
         require(not left, f"half-written files: {left}")
     finally:
         app.stop()
-    return f"connection error in the open tab; answers again after {seconds:.1f} s; right maps"
+    return (f"connection error in the open tab; answers again after {seconds:.1f} s; the tab is "
+            "told and shows no map of before; right maps")  # fmt: skip
+
+
+def stop(folder: Path) -> str:
+    """SIGTERM, as systemd stops it, while a slow job computes: it is finished, and shown."""
+    (folder / "server.toml").write_text("[computing]\nstop_s = 600\n", "utf-8")
+    app = App(folder, env={"CDAM_SERVER": str(folder / "server.toml")})
+    app.start()
+    visitor = Visitor(app.url)
+    visitor.open()
+    slow = next(each for each in visitor.screen.choices["Method"].options if SLOW in each)
+    drawn = visitor.screen.drawn
+    job = threading.Thread(target=visitor.choose, args=("Method", slow))
+    job.start()
+    while not any(SLOW in each for each in visitor.screen.words):  # its progress bar
+        require(job.is_alive(), f"{SLOW} was done too soon")
+        time.sleep(0.1)
+    app.process.terminate()
+    begun = time.monotonic()
+    while status(f"{app.url}/readyz") != 503:
+        require(time.monotonic() - begun < 10, "still ready after SIGTERM")
+    require(status(f"{app.url}/healthz") == 200, "it is gone already")
+    require(status(app.url) == 503, "new visits are let in")
+    require(job.is_alive(), "the job did not last until here")
+    code = app.process.wait(600)
+    job.join(10)
+    seconds = time.monotonic() - begun
+    require(code == -signal.SIGTERM, f"exit code {code}")
+    require(visitor.screen.drawn > drawn, "what was computed did not arrive")
+    require("Every job is done." in app.log.read_text(), "the log does not say that it was done")
+    silent(app)
+    visitor.close()
+    return (f"not ready at once, new visits turned away; {SLOW} was finished and shown; ended "
+            f"after {seconds:.0f} s")  # fmt: skip
+
+
+def status(url: str) -> int:
+    """How an address answers a browser."""
+    return requests.get(url, headers={"Accept": "text/html"}, timeout=30).status_code
 
 
 def disk(folder: Path) -> str:
@@ -192,6 +250,7 @@ def _copy_of_program(folder: Path) -> Path:
 
 DRILLS: dict[str, Callable[[Path], str]] = {
     "kill": kill,
+    "stop": stop,
     "disk": disk,
     "model": model,
     "home": home,

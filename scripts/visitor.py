@@ -42,7 +42,7 @@ class Screen:
         drawn: how often maps have arrived.
         asks_again: whether the browser is to ask for the page when it is connected again.
         sentences: texts of alerts, the newest last.
-        words: other text, the newest last.
+        words: other text, also of progress bars and toasts, the newest last.
     """
 
     choices: dict[str, Any] = field(default_factory=dict)
@@ -81,6 +81,11 @@ class Visitor:
         self._session, self._hash, self._set = earlier, "", {}
         self._open = ExitStack()
         self._socket = self._open.enter_context(self._connect())
+
+    @property
+    def session(self) -> str:
+        """Id of the visit; after a break, of the one that the server goes on with."""
+        return self._session
 
     def close(self) -> None:
         """Close the tab."""
@@ -219,6 +224,10 @@ class Visitor:
         elif kind == "alert":
             self.screen.sentences.append(drawn.body)
         elif kind in ("markdown", "text"):
+            self.screen.words.append(drawn.body)
+        elif kind == "progress":
+            self.screen.words.append(drawn.text)
+        elif kind == "toast":
             self.screen.words.append(drawn.body)
         elif kind and getattr(drawn, "label", "") and getattr(drawn, "id", ""):
             self.screen.choices[drawn.label], self.screen.part[drawn.label] = drawn, part

@@ -35,6 +35,10 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
 SMALL = "small.safetensors"  # a checkpoint in the server's folder of models
 WAIT = 20_000  # milliseconds; generous, for a busy machine
 
+# Not every broken rule of the Content-Security-Policy reaches the console by itself.
+TELL_BROKEN_RULES = """addEventListener("securitypolicyviolation", rule =>
+    console.error(`broken rule: ${rule.violatedDirective} ${rule.blockedURI}`))"""
+
 # (text, address) of console errors that are no faults, and why.
 ALLOWED = (
     # Opened by a deep link, Streamlit's page first looks for its server below that path.
@@ -108,6 +112,7 @@ def visit(browser, base):
 
     def open_page(path="/", width=1280, height=800, wait=True, **options):
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        context.add_init_script(TELL_BROKEN_RULES)
         page = context.new_page()
         noise, hosts = [], set()
         page.on("console", lambda message: noise.append(

@@ -7,15 +7,22 @@ import re
 import shutil
 import socket
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import requests
 from websockets.exceptions import InvalidStatus
 
 import cdam_core as cdam
-from scripts import load
-from scripts.serving import DEPLOY, PASSWORD, App, Nginx, free_port
+from pages import _operations
+from pages._access import HEALTH
+from pages._operations import HEALTHZ, READYZ
+from pages._settings import Settings
+from scripts import load, ready
+from scripts.serving import DEPLOY, PASSWORD, ROOT, App, Nginx, free_port
 from scripts.visitor import Refused, Visitor
 
 pytestmark = pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
@@ -32,7 +39,12 @@ def test_every_request_to_the_app_says_who_asks_and_from_where():
     assert passed == SITE.count("include /etc/nginx/cdam-proxy.conf;") > 3
     assert re.search(r"proxy_set_header X-Remote-User\s+\$remote_user;", SNIPPET)
     assert re.search(r"proxy_set_header X-Forwarded-For\s+\$remote_addr;", SNIPPET)
-    assert SITE.count("auth_basic off;") == 1  # health alone
+    open_to_all = re.search(r"location ~ (\S+) {\s+auth_basic off;", SITE)[1]
+    assert SITE.count("auth_basic off;") == 1
+    allowed = [HEALTH, HEALTHZ, READYZ]
+    assert open_to_all == f"^/cdam/({'|'.join(path[1:] for path in allowed)})$"
+    assert "add_header" not in SITE + SNIPPET  # headers are the app's
+    assert "http_503" in SITE  # what a stopping process answers
 
 
 def test_the_unit_bounds_memory_restarts_and_writes_nowhere():
@@ -41,6 +53,41 @@ def test_the_unit_bounds_memory_restarts_and_writes_nowhere():
             "NoNewPrivileges=yes", "IPAddressDeny=any", "MemorySwapMax=0"} <= lines  # fmt: skip
     assert re.search(r"^MemoryMax=\d+G$", UNIT, re.MULTILINE)
     assert not re.search(r"^ReadWritePaths", UNIT, re.MULTILINE)
+    stop = int(re.search(r"^TimeoutStopSec=(\d+)$", UNIT, re.MULTILINE)[1])
+    assert stop > 2 * Settings().computing.stop_s
+    start = int(re.search(r"^TimeoutStartSec=(\d+)$", UNIT, re.MULTILINE)[1])
+    assert start > ready.PATIENCE
+    assert (ROOT / "scripts" / "ready.py").is_file()
+    assert "ExecStartPost=/srv/cdam/venv/bin/python scripts/ready.py %i" in lines
+
+
+def test_a_start_is_over_when_the_server_is_ready(monkeypatch, capsys):
+    """A stand-in warms up, and is then ready, or lacks its model."""
+    class Server(BaseHTTPRequestHandler):
+        said: ClassVar = []
+
+        def do_GET(self):
+            assert self.path == "/lab/readyz"
+            said = self.said.pop(0)
+            self.send_response(200 if said == _operations.READY else 503)
+            self.end_headers()
+            self.wfile.write(f"{said}\n".encode())
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setenv("STREAMLIT_SERVER_BASE_URL_PATH", "lab")
+    monkeypatch.setattr(ready, "PAUSE", 0)
+    assert ready.WARMING == _operations.WARMING
+    with HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for last in (_operations.READY, _operations.NO_MODEL):
+            Server.said += [_operations.WARMING, _operations.WARMING, last]
+            assert ready.main(str(server.server_port)) == 0
+            assert last in capsys.readouterr().out
+        server.shutdown()
+    assert ready.main(str(server.server_port), 0.0) == 1
+    assert "not ready after 0 s" in capsys.readouterr().out
 
 
 # ---- with a real nginx and a real systemd --------------------------------------------------------
@@ -99,7 +146,8 @@ def test_nothing_is_readable_without_a_password(ask, path):
 
 @pytest.mark.long
 def test_health_is_for_everybody_and_numbers_are_for_nobody(ask):
-    assert ask("/cdam/_stcore/health", user=None).status_code == 200
+    for path in (HEALTH, HEALTHZ, READYZ):
+        assert ask(f"/cdam{path}", user=None).status_code == 200
     for path in ("/cdam/_stcore/metrics", "/cdam/_stcore/agent"):
         assert ask(path).status_code in (401, 403)
     assert ask("/").headers["Location"].endswith("/cdam/")

@@ -1,5 +1,6 @@
 """What the server itself refuses, asked by hand instead of by a browser."""
 
+import signal
 import socket
 from pathlib import Path
 
@@ -18,7 +19,11 @@ from scripts.visitor import UPLOAD, Refused, Visitor
 def app(tmp_path_factory):
     with App(tmp_path_factory.mktemp("app"), env={"OMP_NUM_THREADS": "1"}) as running:
         yield running
-        log = running.log.read_text()
+    log = running.log.read_text()
+    assert "Ready." in log
+    assert "Stopping: 0 jobs at work, 0 in line." in log  # on SIGTERM, before anything is closed
+    assert "Every job is done." in log
+    assert running.process.returncode == -signal.SIGTERM
     assert "Traceback" not in log
     assert "secret-name" not in log
 
@@ -107,11 +112,11 @@ def test_who_comes_from_a_visit_that_is_no_more_is_told_until_it_is_noted(app, v
 
 def test_a_visit_goes_on_after_a_short_break_with_the_same_picture(visitor):
     visitor.upload(load._png(7))
-    shown, session = visitor.screen.maps["panels"][0]["src"], visitor._session
+    shown, session = visitor.screen.maps["panels"][0]["src"], visitor.session
     visitor.close()
     again = Visitor(visitor.url, earlier=session)
     again.open()
-    assert again._session == session
+    assert again.session == session
     assert _visits.RESET not in again.screen.sentences
     assert again.screen.maps["panels"][0]["src"] == shown
     again.close()
