@@ -272,6 +272,9 @@ def test_another_run_with_other_methods_adds_to_the_first(tmp_path):
         with pytest.raises(BadData) as caught:
             runner.run(model, data, out, runner.Ask(methods, **(QUICK | {"seed": 1} | other)))
         assert caught.value.reason == "other-run"
+    (out / runner.RUN).write_text("{")
+    with pytest.raises(BadData, match="no readable run"):
+        runner.run(model, data, out, ask)
 
 
 def test_leaving_early_stops_the_workers_and_keeps_what_is_done(tmp_path):

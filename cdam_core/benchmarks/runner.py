@@ -213,13 +213,13 @@ class _Run:
         if not self.test:
             raise BadData("empty", "There are no pictures to test on; expected at least one that "
                           "is not held out.")  # fmt: skip
-        self.before = _read(out / RUN)
-        self._check_same()
         self.parts, self.tried = out / "parts", out / "tuning"
-        for folder in (self.parts, self.tried):
-            folder.mkdir(parents=True, exist_ok=True)
+        self.before = _read(out / RUN)
         self.tuned = {name: tuning.of_json(each)
                       for name, each in self.before.get("tuning", {}).items()}  # fmt: skip
+        self._check_same()
+        for folder in (self.parts, self.tried):
+            folder.mkdir(parents=True, exist_ok=True)
         self.seconds = float(self.before.get("seconds", 0.0))
 
     def run(self) -> Summary:
@@ -262,14 +262,14 @@ class _Run:
         return found
 
     def _check_same(self) -> None:
+        if not self.before and self.parts.is_dir() and any(self.parts.iterdir()):
+            raise BadData("other-run", f"The folder holds pictures of a run, but no readable {RUN} "
+                          "that says by which settings; choose another folder.")  # fmt: skip
         if not self.before:
             return
         request, before = self._request(), self.before.get("request", {})
         other = [name for name in request if request[name] != before.get(name)]
-        known = self.before.get("settings", {})
-        self.tuned = {name: tuning.of_json(each)
-                      for name, each in self.before.get("tuning", {}).items()}  # fmt: skip
-        now = self._settings()
+        known, now = self.before.get("settings", {}), self._settings()
         other += [f"settings of {name}" for name in now
                   if name in known and known[name] != now[name]]  # fmt: skip
         if other:
