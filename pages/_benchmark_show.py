@@ -126,7 +126,7 @@ def show_tables(shown: Shown, found: list[tables.Table]) -> None:
             st.caption("CDAM was not measured in this run, so there is nothing to compare with.")
             continue
         st.dataframe(rows, key=f"benchmark.table.{table.layout.id}.{kind}", hide_index=True,
-                     column_config=_formats(table), width="stretch")  # fmt: skip
+                     column_config=_formats(table), width="stretch", height="content")  # fmt: skip
         st.caption(" ".join([table.layout.says, *map(str.strip, tables.undefined_words(table))]))
 
 
@@ -393,11 +393,13 @@ def open_comparison(
 def show_making(results: Results) -> None:
     """Model, data, protocol, settings: everything that a reader must know."""
     st.dataframe([{"": name, "Value": text} for name, text in tables.made_by(results.about)],
-                 hide_index=True, key="benchmark.making", width="stretch")  # fmt: skip
+                 hide_index=True, key="benchmark.making", width="stretch",
+                 height="content")  # fmt: skip
     told = [{"Method": tables.label(method), "Settings": tables.settings_of(results.about, method)}
             for method in results.methods()]  # fmt: skip
     st.markdown("**Settings**")
-    st.dataframe(told, hide_index=True, key="benchmark.settings", width="stretch")
+    st.dataframe(told, hide_index=True, key="benchmark.settings", width="stretch",
+                 height="content")
 
 
 def offer(shown: Shown) -> None:

@@ -27,7 +27,9 @@ FORMATS = {
     "Least important first ↑": "%.0f",
     "Box sensitivity ↑": "%.1f",
 }
-COLOURS = qualitative.Safe + qualitative.Bold  # distinct for the colour-blind first
+# Distinct for the colour-blind first; the darkest one would be lost on a dark page.
+COLOURS = [{"rgb(51, 34, 136)": "rgb(112, 98, 210)"}.get(colour, colour)
+           for colour in qualitative.Safe + qualitative.Bold]  # fmt: skip
 GREY = "rgba(128, 128, 128, {})"
 
 CAVEATS = (

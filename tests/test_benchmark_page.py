@@ -246,7 +246,7 @@ def test_the_request_never_holds_a_path_and_the_command_takes_it_as_it_is(shared
     command = run.request.command(run.folder)
     assert command[1:4] == ["-m", "cdam_core", "benchmark"]
     assert {"--model=--help", "--size=84", f"--data={pictures}", "--methods=cdam,attention",
-            "--limit=5", "--protocol=paper", "--steps=20", "--boxes=50"} <= set(command)  # fmt: skip
+            "--limit=5", "--protocol=paper", "--steps=20", "--boxes=50"} <= set(command)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"model": 1}', json.dumps(
