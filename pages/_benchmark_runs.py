@@ -33,7 +33,7 @@ import streamlit as st
 
 from cdam_core import threads
 from cdam_core.benchmarks.datasets import BUILT_IN
-from cdam_core.benchmarks.runner import RUN
+from cdam_core.benchmarks.runner import PAPERS_HELD_OUT, RUN
 from cdam_core.files import write_atomically
 from pages._attention_sets import folders
 from pages._gate import Busy
@@ -108,6 +108,7 @@ class Request:
             *(["--half"] if os.environ.get("CDAM_HALF") == "1" else []),
             f"--data={data}", f"--methods={','.join(self.methods)}", f"--limit={self.limit}",
             f"--protocol={self.protocol}", f"--steps={self.steps}", f"--boxes={self.boxes}",
+            *([f"--tune={min(PAPERS_HELD_OUT, self.limit)}"] if self.protocol == "paper" else []),
             f"--workers={max(1, threads.cores() - 1)}", f"--out={out}",
         ]  # fmt: skip
 
@@ -133,11 +134,13 @@ class Progress:
         done: pictures.
         total: of how many; 0: not known yet.
         seconds_left: by the pace so far; None: not known yet.
+        is_tuning: whether these are the held-out pictures that the noise is chosen on.
     """
 
     done: int
     total: int
     seconds_left: float | None
+    is_tuning: bool = False
 
 
 # ---- folders -------------------------------------------------------------------------------------
@@ -257,10 +260,14 @@ def progress(run: Run) -> Progress:
     told = about(run.folder).get("data", {})
     told = told if isinstance(told, dict) else {}
     counts = [told.get(name) for name in ("pictures", "held_out")]
-    total = counts[0] - counts[1] if all(isinstance(each, int) for each in counts) else 0
+    total, held = (counts[0] - counts[1], counts[1]) \
+        if all(isinstance(each, int) for each in counts) else (0, 0)
     if run.request is not None and total:
         total = min(total, run.request.limit)
     times = _times(run.folder / "parts", ".parquet")
+    tried = _times(run.folder / "tuning", ".json")
+    if tried and not times:
+        return Progress(len(tried), held, _seconds_left(run, tried, held), is_tuning=True)
     return Progress(len(times), total, _seconds_left(run, times, total))
 
 

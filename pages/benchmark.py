@@ -37,7 +37,7 @@ STATES = {
 }
 PROTOCOL_WORDS = {
     "default": "This program's settings, at the model's input size",
-    "paper": "The paper's settings, at 224 pixels, noise chosen on held-out pictures",
+    "paper": "The paper's settings, at 224 pixels, noise chosen on as many held-out pictures",
 }
 HOW_TO_READ = """
 - **Fidelity.** Parts are blurred, the most important first (MIF), then the least important first
@@ -269,7 +269,8 @@ def progress_text(found: _benchmark_runs.Progress) -> str:
     if not found.total:
         return "loading the model and the list of pictures"
     left = "" if found.seconds_left is None else f", about {duration(found.seconds_left)} left"
-    return f"{found.done} of {found.total} pictures{left}"
+    which = "held-out pictures to choose the noise on" if found.is_tuning else "pictures"
+    return f"{found.done} of {found.total} {which}{left}"
 
 
 def duration(seconds: float) -> str:

@@ -131,6 +131,17 @@ def test_time_left_is_told_by_the_pace(line, monkeypatch):
     assert runs_page.progress(run) == runs_page.Progress(3, 5, 2 * 20.0 - 5.0)
 
 
+def test_held_out_pictures_are_told_apart(shared):
+    run = runs_page.create(ASKED)
+    (run.folder / "run.json").write_text('{"data": {"pictures": 9, "held_out": 4}}')
+    (run.folder / "tuning").mkdir()
+    (run.folder / "tuning" / "a.json").touch()
+    assert runs_page.progress(run) == runs_page.Progress(1, 4, None, is_tuning=True)
+    (run.folder / "parts").mkdir()
+    (run.folder / "parts" / "a.parquet").touch()
+    assert runs_page.progress(run) == runs_page.Progress(1, 5, None)
+
+
 def test_a_run_is_stopped_and_goes_on_where_it_was(line):
     line.pace[0] = 0.2
     run = runs_page.create(ASKED)
@@ -246,7 +257,7 @@ def test_the_request_never_holds_a_path_and_the_command_takes_it_as_it_is(shared
     command = run.request.command(run.folder)
     assert command[1:4] == ["-m", "cdam_core", "benchmark"]
     assert {"--model=--help", "--size=84", f"--data={pictures}", "--methods=cdam,attention",
-            "--limit=5", "--protocol=paper", "--steps=20", "--boxes=50"} <= set(command)
+            "--limit=5", "--protocol=paper", "--tune=5", "--steps=20", "--boxes=50"} <= set(command)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"model": 1}', json.dumps(
