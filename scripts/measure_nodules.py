@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from cdam_core.models import load_model  # noqa: E402
 from cdam_core.nodules import baselines, counterfactuals, quality, training  # noqa: E402
-from cdam_core.nodules.card import write_json  # noqa: E402
+from cdam_core.nodules.card import aims, write_json  # noqa: E402
 from cdam_core.nodules.pack import BIOMARKERS, load_nodules  # noqa: E402
 from cdam_core.nodules.phantom import Phantom  # noqa: E402
 from cdam_core.nodules.splits import load_split  # noqa: E402
@@ -154,6 +154,7 @@ def main() -> None:
         keep(test=on_test(settings.task, trainer.data, found, features_of(args.work, nodules)),
              maps=maps(trainer, args.card), intervals="95 %, bootstrap over patients",
              nodules_measured=len(found))
+        keep(aims=aims(settings.task, card["quality"]))
     if "splits" in args.parts and classify and args.splits > 1:
         keep(splits=paired((fit(split_seed=k) for k in range(args.splits)),
                            features_of(args.work, nodules)))

@@ -6,7 +6,7 @@ import pytest
 import cdam_core as cdam
 from cdam_core.assets import assets_dir
 from cdam_core.nodules import quality
-from cdam_core.nodules.card import BANNER, PROVENANCE_OF
+from cdam_core.nodules.card import BANNER, PROVENANCE_OF, aims, side_words
 from cdam_core.nodules.crops import to_image
 from cdam_core.nodules.pack import BIOMARKERS, load_nodules
 from cdam_core.nodules.phantom import Phantom
@@ -39,6 +39,28 @@ def test_every_number_has_its_rivals_and_an_interval(name):
                 assert low <= number["value"] <= high
     for shares in found["maps"].values():
         assert {"mass", "strongest", "patches"} == set(shares)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_card_says_which_aims_are_met(name):
+    found = cdam.MODELS[name]["quality"]
+    assert found["aims"] == aims(name.removeprefix("nodules-"), found)
+    assert {each["what"]: each["aim"] for each in found["aims"]} == (
+        {"strongest patch on the nodule": 0.85} if name == "nodules-malignancy" else
+        {"strongest patch on the nodule, mean of eight": 0.7, "R² sphericity": 0.45,
+         "R² margin": 0.45, "R² calcification": 0.45, "R² diameter": 0.9})
+    for each in found["aims"]:
+        assert each["met"] == (each["measured"] >= each["aim"])
+    # where the evidence lies is not to be lost again
+    assert found["aims"][0]["measured"] > 0.9
+
+
+def test_what_was_learnt_besides_is_on_the_card():
+    words = {name: cdam.MODELS[name]["learnt_besides"] for name in MODELS}
+    assert all("never taught" in text and "outline" in text for text in words.values())
+    assert "biomarkers" in words["nodules-malignancy"]
+    assert "biomarkers" not in words["nodules-biomarkers"]
+    assert side_words("none") == "nothing"
 
 
 @pytest.mark.slow

@@ -423,6 +423,8 @@ def test_two_epochs_of_the_command_give_a_model_that_explains(tmp_path, monkeypa
     assert len(card["curves"]["train_and_validation_loss"]) == 2
     assert card["banner"].startswith("Simulated CT.")
     assert card["trained_layers"] == 25
+    scenes = (assets_dir() / "models" / "scenes.safetensors").read_bytes()
+    assert card["started_from_sha256"] == hashlib.sha256(scenes).hexdigest()
     assert "numbers, not places" in card["learnt_besides"].lower()
     table = list(csv.DictReader((tmp_path / "sweep.csv").read_text("utf-8").splitlines()))
     for line, row in zip(table, card["sweep"], strict=True):

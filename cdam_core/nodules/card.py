@@ -94,8 +94,8 @@ def describe(settings, data, job, trained_layers: int) -> dict:
         "licence": "MIT; outlines and ratings of LIDC-IDRI under CC BY 3.0",
         "notices": "assets/nodules/LICENSE-LIDC.md",
         "provenance": "Last block, class token and norms trained on from those of the scenes "
-                      "model, head from random weights; all other layers are those of the "
-                      "backbone, see backbone.json.",
+                      "model with the checksum started_from_sha256, head from random weights; all "
+                      "other layers are those of the backbone, see backbone.json.",
         "data": {
             "nodules": "862 of LIDC-IDRI: first scan of a patient, 3 or 4 readers, median "
                        "malignancy other than 3",

@@ -683,6 +683,7 @@ def as_csv(rows: list[dict]) -> str:
 def write(job: Job, trainer: Trainer, table: list[dict], found: dict[str, float]) -> None:
     """The finished model: a card and weights, or one safetensors file for a backbone of timm."""
     content = cards.describe(trainer.settings, trainer.data, job, len(trainer.parameters)) | {
+        "started_from_sha256": trainer.network.start_sha256,
         "sweep": table,
         "curves": {"train_and_validation_loss": np.round(trainer.history, 5).tolist()},
         "test": {name: round(value, 4) for name, value in found.items()},
