@@ -1,10 +1,13 @@
 """Benchmark runs: numbers as by direct calls, kill and resume, engines, data sets, bad input."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import zipfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +20,10 @@ from cdam_core import benchmarks
 from cdam_core.__main__ import main
 from cdam_core.benchmarks import datasets, engines, measuring, results, runner, same_thing, tuning
 from cdam_core.benchmarks.masks import coverage, measure_map
+from cdam_core.commands import asking
 from cdam_core.errors import BadData
 from cdam_core.images import open_image
+from cdam_core.scenes.classes import CLASS_NAMES
 from tests.conftest import CLASSES, SIZE, tiny_vit
 
 ROOT = Path(__file__).parent.parent
@@ -33,9 +38,6 @@ def model_of_noise():
 
 def write_scenes(path, count=4, seed=0):
     """An archive of scenes of two squares, as the generator's script writes it."""
-    import io
-    import zipfile
-
     draw = np.random.default_rng(seed)
     listed = []
     with zipfile.ZipFile(path, "w") as archive:
@@ -402,6 +404,23 @@ def imagenet_model():
     return cdam.wrap(tiny_vit(num_classes=1000), cdam.models.imagenet_names())
 
 
+@pytest.mark.parametrize(("name", "objects"), [("scenes:single", 1), ("scenes:pairs", 2)])
+def test_the_bundled_scenes_show_what_they_say_and_are_no_others(name, objects):
+    model = cdam.wrap(tiny_vit(num_classes=len(CLASS_NAMES)), CLASS_NAMES)
+    data = datasets.open_data(model, name)
+    known = datasets.open_data(model, ROOT / "tests" / "data" / "scenes_test.zip")
+    assert len(data.items) == len({item.id for item in data.items}) == 300
+    assert {len(set(item.labels)) for item in data.items} == {objects}
+    assert len({label for item in data.items for label in item.labels}) == len(CLASS_NAMES)
+    seen = {data.read(item).sha256 for item in data.items}
+    assert len(seen) == 300
+    assert not seen & {known.read(item).sha256 for item in known.items}
+    for item in data.items[:3]:
+        picture = data.read(item)
+        assert open_image(picture.content).size == (336, 336)
+        assert sorted(np.unique(datasets.mask_of(picture))) == list(range(objects + 1))
+
+
 def test_a_folder_by_class_and_a_truncated_image(tmp_path):
     model, folder = model_of_noise(), tmp_path / "data"
     for index, name in enumerate(("Class 1", "class 3", "0")):
@@ -553,8 +572,6 @@ def test_data_that_cannot_be_used_is_one_sentence(tmp_path):
 
 
 def test_scenes_whose_files_are_damaged_are_left_out(tmp_path):
-    import zipfile
-
     model, archive = model_of_noise(), write_scenes(tmp_path / "scenes.zip", 3)
     with zipfile.ZipFile(archive) as old:
         content = {name: old.read(name) for name in old.namelist()}
@@ -596,7 +613,7 @@ def test_bad_questions_are_one_sentence():
             runner.Ask(**({"methods": ("cdam",)} | change)).check()
 
 
-def test_the_noise_of_other_pictures_does_not_depend_on_their_order():
+def test_a_larger_limit_adds_pictures_and_never_takes_those_held_out():
     items = [datasets.Item(f"{index}", (0,), "") for index in range(40)]
     test, held = datasets.split(items, 0, 10, 8)
     again, held_again = datasets.split(items[::-1], 0, 20, 8)
@@ -610,7 +627,8 @@ def test_the_noise_of_other_pictures_does_not_depend_on_their_order():
 # ---- command line --------------------------------------------------------------------------------
 
 
-def test_the_command_runs_resumes_and_says_what_is_wrong(tmp_path, capsys):
+def test_the_command_runs_resumes_and_says_what_is_wrong(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(asking, "load_model", cache(asking.load_model))
     out = tmp_path / "out"
     ask = ["benchmark", "--data", str(ROOT / "tests" / "data" / "scenes_test.zip"), "--size", "42",
            "--methods", "cdam,smooth_cdam", "--setting", "smooth_cdam.n=3", "--measures",

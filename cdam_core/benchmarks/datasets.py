@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from cdam_core.assets import assets_dir
 from cdam_core.benchmarks import same_thing
-from cdam_core.errors import BadData
+from cdam_core.errors import BadData, BadImage
 from cdam_core.images import MAX_BYTES
 from cdam_core.models import VisionModel, imagenet_names
 
@@ -440,10 +441,6 @@ def mask_of(picture: Picture) -> np.ndarray | None:
     """(H, W) uint8 numbers of the objects, or None; ``BadImage`` where the PNG is broken."""
     if picture.mask is None:
         return None
-    from PIL import Image
-
-    from cdam_core.errors import BadImage
-
     try:
         with Image.open(io.BytesIO(picture.mask), formats=("PNG",)) as image:
             return np.array(image.convert("L"))
