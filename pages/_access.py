@@ -95,6 +95,18 @@ def _is_here(address: str | None) -> bool:
     return address == "localhost" or is_within(address, LOOPBACK)
 
 
+def _names_this_computer(scope: Scope) -> bool:
+    """Whether a browser was asked for this computer, and not for a site that has led it here.
+
+    A site can have its own name stand for this computer's address, and would then be taken for the
+    app by a browser that visits it. A proxy in front has a name of its own.
+    """
+    headers = Headers(scope=scope)
+    if "host" not in headers or "x-forwarded-for" in headers:
+        return True
+    return _is_here(re.sub(r":\d*$", "", headers["host"]).strip("[]").lower())
+
+
 def secrets(settings: Settings) -> dict[str, dict[str, str]] | None:
     """What Streamlit's login needs, made here in memory; there is no ``secrets.toml``."""
     if settings.access.identity != "oidc":
@@ -210,8 +222,11 @@ class Door:
 
     def _from_here(self, scope: Scope, receive: Receive) -> None:
         """Nobody is asked for a name; without more ado only on this very computer."""
-        if not self.access.open_to_network and not is_within(peer(scope, receive), LOOPBACK):
-            raise Refused(403, "This server answers only the computer that it runs on.")
+        if self.access.open_to_network:
+            return
+        if not is_within(peer(scope, receive), LOOPBACK) or not _names_this_computer(scope):
+            raise Refused(403, "This server answers only the computer that it runs on, under its "
+                          "address there: localhost.")  # fmt: skip
 
     def _told_by_proxy(self, scope: Scope, receive: Receive) -> str:
         """The name in the proxy's header, stated once, by a proxy that is trusted."""
