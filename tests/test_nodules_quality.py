@@ -6,6 +6,7 @@ import pytest
 import cdam_core as cdam
 from cdam_core.assets import assets_dir
 from cdam_core.nodules import quality
+from cdam_core.nodules.browse import load_browse, read_browse, sheet_of, stored_path, to_bytes
 from cdam_core.nodules.card import BANNER, PROVENANCE_OF, aims, side_words
 from cdam_core.nodules.crops import to_image
 from cdam_core.nodules.pack import BIOMARKERS, load_nodules
@@ -61,6 +62,23 @@ def test_what_was_learnt_besides_is_on_the_card():
     assert "biomarkers" in words["nodules-malignancy"]
     assert "biomarkers" not in words["nodules-biomarkers"]
     assert side_words("none") == "nothing"
+
+
+def test_other_embeddings_leave_the_thumbnails_as_they_are(tmp_path):
+    with np.load(stored_path()) as file:
+        sheet, ids = file["sheet"].tobytes(), file["ids"].tolist()
+    rows = {ids[0]: np.array([3.0, 4.0]), ids[5]: np.array([0.0, -2.0])}
+    (tmp_path / "browse.npz").write_bytes(to_bytes(ids, sheet, rows, "other"))
+    found, before = read_browse(tmp_path / "browse.npz"), load_browse()
+    assert found.ids == before.ids
+    assert found.sheet.tobytes() == before.sheet.tobytes()
+    assert (found.trained, found.weights_sha256) == ((ids[0], ids[5]), "other")
+    np.testing.assert_allclose(found.embeddings, [[0.6, 0.8], [0, -1]], atol=1e-3)
+    small = np.arange(48 * 48, dtype=np.uint8).reshape(48, 48)
+    sheet = np.asarray(sheet_of(dict.fromkeys(range(33), small)))
+    assert sheet.shape == (2 * 48, 32 * 48)
+    np.testing.assert_array_equal(sheet[48:, :48], small)
+    assert not sheet[48:, 48:].any()
 
 
 @pytest.mark.slow
