@@ -459,7 +459,8 @@ class Line:
         for folder in gone:
             if folder == busy:
                 self._gone.append(folder)  # when it has ended
-                (self._current[0].run.folder / STOP).touch()
+                with suppress(OSError):
+                    (self._current[0].run.folder / STOP).touch()
             else:
                 self._private.discard(folder)
                 shutil.rmtree(folder, ignore_errors=True)
@@ -493,6 +494,15 @@ class Line:
             process = _start(command, log, (place.hold.file, turn.file))
         write_atomically(run.folder / PID, str(process.pid).encode())
         self._current = (place, process)
+        try:
+            was_told = self._watch(run, process)
+        finally:
+            if process.poll() is None:  # nobody would look after it
+                _kill(process)
+        _note_end(run, process.returncode, was_told or self._closed)
+
+    def _watch(self, run: Run, process: subprocess.Popen) -> bool:
+        """Until it has ended; whether it was told to."""
         told = None
         while process.poll() is None:
             time.sleep(TICK)
@@ -503,7 +513,7 @@ class Line:
                 _interrupt(process.pid)
             if told is not None and time.monotonic() - told > GRACE:
                 _kill(process)
-        _note_end(run, process.returncode, told is not None or self._closed)
+        return told is not None
 
 
 def _start(command: list[str], log, files: tuple[int, ...]) -> subprocess.Popen:

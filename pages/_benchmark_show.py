@@ -1,6 +1,5 @@
 """What a run found: tables to sort, curves, the pictures where a method did best and worst."""
 
-import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -431,10 +430,7 @@ def without_paths(content: bytes) -> bytes:
     """run.json as it may leave the server: of a path, only its last part."""
     said = json.loads(content)
     asked = said.get("asked") if isinstance(said, dict) else None
-    if isinstance(asked, dict):
-        for name in ("data", "labels", "real", "model"):
-            if isinstance(asked.get(name), str) and Path(asked[name]).is_absolute():
-                asked[name] = Path(asked[name]).name
-    buffer = io.StringIO()
-    json.dump(said, buffer, indent=1, ensure_ascii=False)
-    return buffer.getvalue().encode()
+    for name, value in asked.items() if isinstance(asked, dict) else ():
+        if isinstance(value, str) and Path(value).is_absolute():
+            asked[name] = Path(value).name
+    return json.dumps(said, indent=1, ensure_ascii=False).encode()
