@@ -334,6 +334,21 @@ def test_ray_gives_the_same_rows_even_if_a_worker_is_killed(tmp_path):
     assert about["engine"]["name"] == "ray"
 
 
+def test_a_cluster_that_is_not_there_is_one_sentence(model, monkeypatch):
+    class Absent:
+        def is_initialized(self):
+            return False
+
+        def init(self, **options):
+            assert options["address"] == "nowhere:1"
+            assert "num_cpus" not in options
+            raise ConnectionError
+
+    monkeypatch.setattr(engines, "_ray", Absent)
+    with pytest.raises(BadData, match="could not be started or reached"):
+        list(engines.Ray("nowhere:1").map(None, model, None, []))
+
+
 def test_other_batches_and_threads_give_the_same_rows_but_for_rounding(tmp_path, monkeypatch):
     whole = unbroken(tmp_path, 2)
     about = json.loads((tmp_path / "whole" / runner.RUN).read_text("utf-8"))["engine"]

@@ -183,28 +183,37 @@ class Ray:
         ray = _ray()
         mine = not ray.is_initialized()
         if mine:
-            ray.init(address=self.address, include_dashboard=False, log_to_driver=False,
-                     logging_level="error", **self._size())  # fmt: skip
+            self._start(ray)
         try:
             yield from self._results(ray, function, model, plan, iter(jobs))
         finally:
             if mine:
                 ray.shutdown()
 
-    def _size(self) -> dict[str, Any]:
+    def _start(self, ray: Any) -> None:
         own = self.address is None
-        return {"num_cpus": (self.workers or threads.cores()) * self.threads} if own else {}
+        size = {"num_cpus": (self.workers or threads.cores()) * self.threads} if own else {}
+        try:
+            ray.init(address=self.address, include_dashboard=False, log_to_driver=False,
+                     logging_level="error", **size)  # fmt: skip
+        except (OSError, RuntimeError, ValueError) as error:
+            raise BadData(
+                "unsupported",
+                f"Ray could not be started or reached ({type(error).__name__}); see that --address "
+                "names a running cluster of the same version of Ray and Python, or leave it out.",
+            ) from None
 
     def _results(
         self, ray: Any, function: Function, model: VisionModel, plan: Any, jobs: Iterator[Job]
     ) -> Iterator[Any]:
         device = next(model.module.parameters()).device.type
-        shared = ray.put((function, model.on("cpu"), plan))
+        shared = ray.put((function, model.on("cpu", model.half), plan))
         kind = ray.remote(num_cpus=self.threads, num_gpus=int(device == "cuda"),
                           max_restarts=-1, max_task_retries=TRIES)(_Worker)  # fmt: skip
         found = ray.cluster_resources().get("GPU" if device == "cuda" else "CPU", 1)
         per_worker = 1 if device == "cuda" else self.threads
-        count = self.workers or max(1, int(found // per_worker))
+        room = max(1, int(found // per_worker))
+        count = min(self.workers or room, room)
         idle = [kind.remote(shared, device, self.threads) for _ in range(count)]
         busy: dict[Any, Any] = {}
         for job in jobs:
@@ -213,6 +222,7 @@ class Ray:
             worker = idle.pop()
             busy[worker.work.remote(job.load(), job.todo)] = worker
         while busy:
+            idle.clear()  # ends them: one that still waits for a place in the cluster gets theirs
             yield self._one(ray, busy, idle)
 
     @staticmethod
@@ -239,7 +249,7 @@ class _Worker:
         threads.use(count)
         self.count = count
         self.function, model, self.plan = shared
-        self.model = model if device == "cpu" else model.on(device)
+        self.model = model if device == "cpu" else model.on(device, model.half)
 
     def work(self, picture: Picture, todo: Any) -> Any:
         threads.use(self.count)  # kept per thread, and Ray chooses the thread
