@@ -292,6 +292,19 @@ def test_sizes_are_limited_before_anything_is_decoded(name, tmp_path):
     assert len(reading.read_folder(folder)) == len(BY_HAND)
 
 
+def test_a_directory_that_promises_less_than_comes_out_does_not_help(monkeypatch):
+    content = runs.parquet(BY_HAND * 50)
+    monkeypatch.setattr(reading, "_check_sizes", lambda *_: None)
+    monkeypatch.setattr(reading, "PIECE", 64)
+    whole = reading.table_of(content, reading.Limits())
+    assert len(whole) == 50 * len(BY_HAND)
+    again = reading.of_table(whole)
+    np.testing.assert_array_equal(again.value[: len(BY_HAND)], results_of(BY_HAND).value)
+    assert again.names == results_of(BY_HAND).names
+    with pytest.raises(BadRecord, match="too much to be shown"):
+        reading.table_of(content, reading.Limits(bytes=2000))
+
+
 def test_run_json_is_limited_too(monkeypatch):
     monkeypatch.setattr(reading, "MAX_ABOUT", 3)
     with pytest.raises(BadRecord, match=r"run\.json is larger"):
