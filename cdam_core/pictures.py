@@ -150,13 +150,15 @@ def overlay(
     # Colour and opacity depend on the position in the palette alone, so both are looked up.
     alpha = opacity * np.sqrt(palette.strength()) if fade else np.full(LEVELS, opacity)
     paint = (palette.table() * alpha[:, None]).astype(np.float32)
-    keep = (1 - alpha).astype(np.float32)[:, None]
+    keep = (1 - alpha).astype(np.float32)
     position = _position(score_map, scale, palette)
-    grey = GREY_LOW + GREY_RANGE * np.asarray(image.convert("L"), np.float32)[..., None]
-    mixed = grey * keep[position] + paint[position]
+    grey = GREY_LOW + GREY_RANGE * np.asarray(image.convert("L"), np.float32)
+    grey *= keep.take(position)
+    mixed = paint.take(position, axis=0)
+    mixed += grey[..., None]
     if content is not None:
         mixed = np.where(content[..., None], mixed, _hatching(mixed.shape[:2])[..., None])
-    return Image.fromarray(np.rint(mixed).astype(np.uint8))
+    return Image.fromarray(np.rint(mixed, out=mixed).astype(np.uint8))
 
 
 def _hatching(size: tuple[int, int]) -> np.ndarray:

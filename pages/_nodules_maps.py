@@ -1,6 +1,6 @@
 """The maps of the page "Lung nodules": malignancy, eight biomarkers, two compared, neighbours."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -11,18 +11,19 @@ from cdam_core.errors import BadScan
 from cdam_core.nodules import BIOMARKERS, Phantom, Plane, to_image
 from cdam_core.nodules.browse import Browse, load_browse
 from cdam_core.pictures import draw, legend, palette_for, shared_scale
-from pages import _methods_viewer, _nodules_pick, _nodules_words, _panels, _viewer
+from pages import _methods_viewer, _nodules_pick, _nodules_words, _panels, _state, _viewer
 from pages._compare_maps import with_difference
 from pages._concepts_viewer import Thumb, thumbs
 from pages._gate import slot
-from pages._nodules_case import MALIGNANCY, MARKERS, TARGETS, Answer, Case
-from pages._nodules_slices import model_of, prepared_of
+from pages._nodules_case import MALIGNANCY, MARKERS, OWN, TARGETS, Answer, Case, answer
+from pages._nodules_slices import model_of, prepared_of, stamp_layer, stamped
 from pages._nodules_words import tag
 from pages._panels import data_url, only
 from pages._state import Prepared
 from pages._words import decimals_for, plain, signed
 
 NEIGHBOURS = 5
+CARD_PIXELS = 336  # of a biomarker's picture: two for each on the screen
 CARD = 185  # pixels of a biomarker's map, at least, on a wide screen
 
 
@@ -52,6 +53,11 @@ class Seen:
     def prepared(self, model_id: str) -> Prepared:
         """What maps of a model are drawn on."""
         return prepared_of(model_of(model_id), self.case, self.plane, self.answer)
+
+    def marked(self, model_id: str) -> tuple[Prepared, "Look"]:
+        """The same with the stamp on every picture, and the look that shows it."""
+        prepared = stamped(self.prepared(model_id), self.case.source, self.look.outlines)
+        return prepared, replace(self.look, outlines=True)
 
     def malignancy(self) -> cdam.Explanation:
         """The map of the chosen target."""
@@ -84,10 +90,10 @@ def _show(
     note: str, ends: tuple[str, str], key: str, saw: bool = True,
 ) -> None:  # fmt: skip
     """Panels on one printed scale."""
-    scale = shared_scale(explanation)
+    scale, (prepared, look) = shared_scale(explanation), seen.marked(model_id)
     data = _panels.viewer_data(
-        seen.prepared(model_id), explanation, seen.look, clicked_patch(explanation, key), scale,
-        words, _panels.scale_bar(explanation, seen.look, scale, note, ends), saw=saw,
+        prepared, explanation, look, clicked_patch(explanation, key), scale,
+        words, _panels.scale_bar(explanation, look, scale, note, ends), saw=saw,
     )  # fmt: skip
     _viewer.maps(data, key=key, on_patch=lambda: take_patch(key))
 
@@ -112,12 +118,11 @@ def take_patch(key: str) -> None:
 
 def markers(seen: Seen) -> None:
     """A map per biomarker, each with its value, the readers' and its own printed scale."""
-    explanation, prepared = seen.answer.markers, seen.prepared(MARKERS)
+    explanation = seen.answer.markers
     scales = marker_scales(explanation)
     decimals = decimals_for(max(scales))
     _methods_viewer.card({
-        "panels": [_marker_panel(seen, prepared, index, scale)
-                   for index, scale in enumerate(scales)],
+        "panels": _marker_panels(seen),
         "grid": list(explanation.grid),
         "content": explanation.content.ravel().astype(int).tolist(),
         "decimals": decimals,
@@ -132,12 +137,38 @@ def marker_scales(explanation: cdam.Explanation) -> list[float]:
     return [shared_scale(only(explanation, [index])) for index in range(len(explanation.labels))]
 
 
+def _marker_panels(seen: Seen) -> list[dict]:
+    """Of every biomarker; drawn again only when they look different."""
+    look = replace(seen.look, target=TARGETS[0])  # which changes nothing here
+    if seen.case.source != OWN:
+        return _remembered_panels(seen.case, seen.plane, look)
+    key = ("nodules", seen.case.key, seen.plane, look)
+    found = _state.recall(key)
+    if found is None:
+        found = _drawn_panels(seen)
+        _state.keep(key, found)
+    return found
+
+
+@lru_cache(maxsize=64)
+def _remembered_panels(case: Case, plane: Plane, look: Look) -> list[dict]:
+    return _drawn_panels(Seen(case, plane, answer(case, plane), look))
+
+
+def _drawn_panels(seen: Seen) -> list[dict]:
+    prepared, look = seen.marked(MARKERS)
+    small = (CARD_PIXELS, CARD_PIXELS)
+    prepared = replace(prepared, view=prepared.view.resize(small),
+                       outlines=prepared.outlines.resize(small))  # fmt: skip
+    return [_marker_panel(replace(seen, look=look), prepared, index, scale)
+            for index, scale in enumerate(marker_scales(seen.answer.markers))]  # fmt: skip
+
+
 def _marker_panel(seen: Seen, prepared: Prepared, index: int, scale: float) -> dict:
     name, explanation, look = BIOMARKERS[index], seen.answer.markers, seen.look
     picture = draw(prepared.view, explanation, index, scale, look.palette, look.opacity,
                    look.smooth)  # fmt: skip
-    if look.outlines and prepared.outlines is not None:
-        picture.paste(prepared.outlines, mask=prepared.outlines)
+    picture.paste(prepared.outlines, mask=prepared.outlines)
     value = _nodules_words.value_text(name, float(explanation.values[index]))
     readers = "" if seen.case.nodule is None else \
         f"readers {_nodules_words.readers_text(seen.case.nodule, name)}\n"  # fmt: skip
@@ -224,8 +255,11 @@ def neighbour_pictures(nodule_id: int) -> tuple[str, str]:
     with slot():
         explanation = cdam.explain(model, image, TARGETS[0])
     view = model.fit(image).image
-    picture = draw(view, explanation, 0, shared_scale(explanation))
-    return data_url(view), data_url(picture)
+    pictures = (view, draw(view, explanation, 0, shared_scale(explanation)))
+    layer = stamp_layer(view.width, _nodules_words.PHANTOM_STAMP)
+    for picture in pictures:
+        picture.paste(layer, mask=layer)
+    return tuple(data_url(picture) for picture in pictures)
 
 
 def _on_near() -> None:

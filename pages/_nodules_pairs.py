@@ -14,7 +14,6 @@ from PIL import Image
 import cdam_core as cdam
 from cdam_core.images import fit_mask
 from cdam_core.nodules import to_image
-from cdam_core.nodules.card import UNITS
 from cdam_core.nodules.counterfactuals import KINDS, Pair, compare, pair
 from cdam_core.pictures import outline_layer, shared_scale, view_zoom
 from pages import _panels, _viewer
@@ -23,7 +22,7 @@ from pages._gate import slot
 from pages._nodules_case import MARKERS, by_id
 from pages._nodules_maps import Seen, clicked_patch, take_patch
 from pages._nodules_slices import model_of
-from pages._nodules_words import PHANTOM_STAMP
+from pages._nodules_words import PHANTOM_STAMP, unit_of
 from pages._state import Prepared
 from pages._words import plain, signed
 
@@ -117,7 +116,7 @@ def moved(kind: str, numbers: dict[str, float]) -> str:
     verdict = "as it should" if actual == expected else f"though it should move {expected}"
     return (f"**{KINDS[kind].before} → {KINDS[kind].after}**: {kind} goes from "
             f"**{_number(before)}** to **{_number(after)}**, {actual} by "
-            f"{_number(abs(after - before))} {UNITS[kind]}, {verdict}. "
+            f"{_number(abs(after - before))} {unit_of(kind)}, {verdict}. "
             f"**{_percent(numbers['share'])}** of its map's change lies on the changed pixels, "
             f"which are **{_percent(numbers['pixels'])}** of the crop.")  # fmt: skip
 
@@ -135,7 +134,7 @@ def measured(kind: str) -> str:
     return plain(
         f"Measured on {quality['pairs']} such pairs of test nodules, with 95 % intervals over "
         f"patients: the output moves as it should in {told('moves')}, on average by "
-        f"{told('by', False)} {UNITS[kind]}, and {told('share')} of the map's change lies on the "
+        f"{told('by', False)} {unit_of(kind)}, and {told('share')} of the map's change lies on the "
         f"changed pixels, {told('pixels')} of the crop. {CAVEATS[kind]}."
     )
 
@@ -153,7 +152,7 @@ def _maps(seen: Seen, kind: str, made: Proof) -> None:
     scale, key = shared_scale(made.maps), f"{KEY}.maps"
     patch = clicked_patch(made.maps, key, index=2)
     bar = _panels.scale_bar(
-        made.maps, seen.look, scale, f"One scale for all three maps of {kind}, in {UNITS[kind]}. "
+        made.maps, seen.look, scale, f"One scale for all three maps of {kind}, in {unit_of(kind)}. "
         "White line: the pixels that changed.", ("lowers it", "raises it"),
     )  # fmt: skip
     first, second = _crops(made)
@@ -171,7 +170,7 @@ def _maps(seen: Seen, kind: str, made: Proof) -> None:
     )):  # fmt: skip
         one, value = _panels.only(made.maps, [index]), made.maps.values[index]
         pictures += _panels.pictures_of(on, one, replace(seen.look, outlines=True), scale)[1:]
-        note = f"{signed(value)} {UNITS[kind]}" if index == 2 else f"value {_number(value)}"
+        note = f"{signed(value)} {unit_of(kind)}" if index == 2 else f"value {_number(value)}"
         words.append(_panels.caption("", title, f"{note} · {PHANTOM_STAMP}",
                                      _panels.alt_text(one, 0, title)))  # fmt: skip
     data = _panels.viewer_data(first, made.maps, seen.look, patch, scale, words[3:], bar, saw=False)

@@ -1,6 +1,7 @@
 """Slices of a case as the browser scrolls through them, and pictures of one of them."""
 
 import base64
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -126,8 +127,20 @@ def prepared_of(
 ) -> Prepared:
     """A slice as pages draw maps on it, with the outline of the 50 % consensus where it is known.
 
-    The view is exactly what the model saw, in the models' window.
+    The view is exactly what the model saw, in the models' window. Of a bundled nodule made once.
     """
+    make = _prepare if case.source == OWN else _remembered_prepared
+    return make(model, case, plane, found)
+
+
+@lru_cache(maxsize=32)
+def _remembered_prepared(
+    model: cdam.VisionModel, case: Case, plane: Plane, found: Answer
+) -> Prepared:
+    return _prepare(model, case, plane, found)
+
+
+def _prepare(model: cdam.VisionModel, case: Case, plane: Plane, found: Answer) -> Prepared:
     view = model.fit(found.image, zoom=view_zoom(model.input_size)).image
     outlines = None
     if case.curves is not None:
@@ -135,6 +148,24 @@ def prepared_of(
         outlines = outline_layer([mask]) if mask.any() else None
     values = found.explanation(model.id).values
     return Prepared(None, view, values, None, {}, outlines)
+
+
+def stamped(prepared: Prepared, source: str, with_outlines: bool) -> Prepared:
+    """The same with a layer to be pasted on every picture: the stamp, and outlines if wanted."""
+    layer = stamp_layer(prepared.view.width, stamp(source).partition(" ·")[0])
+    if with_outlines and prepared.outlines is not None:
+        layer = Image.alpha_composite(prepared.outlines, layer)
+    return replace(prepared, outlines=layer)
+
+
+@lru_cache(maxsize=16)
+def stamp_layer(side: int, text: str) -> Image.Image:
+    """RGBA of (side, side): words in the upper left corner, clear elsewhere."""
+    layer = Image.new("RGBA", (side, side))
+    ImageDraw.Draw(layer).text((0.03 * side, 0.025 * side), text, (255, 255, 255, 255),
+                               font_size=side / 18, stroke_width=max(1, side // 200),
+                               stroke_fill=(20, 20, 20, 255))  # fmt: skip
+    return layer
 
 
 def slice_picture(

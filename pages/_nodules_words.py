@@ -144,7 +144,12 @@ def reading() -> str:
 
 def units_differ(a: str, b: str) -> bool:
     """Whether the difference of two biomarkers mixes ratings and lengths."""
-    return short_unit(UNITS[a]) != short_unit(UNITS[b])
+    return unit_of(a) != unit_of(b)
+
+
+def unit_of(name: str) -> str:
+    """Of a biomarker's scores."""
+    return short_unit(UNITS[name])
 
 
 def short_unit(unit: str) -> str:
