@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from string import Template
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 import streamlit as st
@@ -35,7 +36,7 @@ LOOPBACK = ("127.0.0.0/8", "::1/128")
 WANTED = "cdam_wanted"  # cookie with the page that somebody came for, while he signs in
 ASCII_OF_ADDRESSES = "/?&=%#:+,;@!$'()*~[]"
 MAX_NAME = 320  # characters; the longest an e-mail address can be
-LOGO = Path(__file__).parent / "_viewer" / "logo.svg"
+VIEWER = Path(__file__).parent / "_viewer"
 
 
 class Refused(Exception):
@@ -54,6 +55,7 @@ class Refused(Exception):
 
 AWAY = Refused(502, "Your organisation's login does not answer right now; please try again in a "
                "minute.", ("Try again", LOGIN))  # fmt: skip
+
 
 # ---- at start ------------------------------------------------------------------------------------
 
@@ -396,15 +398,6 @@ def _is_own(address: str) -> bool:
 
 # ---- the answer at the door ----------------------------------------------------------------------
 
-PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>CDAM Explorer</title>
-<meta name="viewport" content="width=device-width, initial-scale=1"><style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 1.05rem/1.5 sans-serif; max-width: 30rem; margin: 18vh auto 0; padding: 0 1.5rem; }}
-a {{ display: inline-block; margin: .5rem 1rem 0 0; padding: .5rem 1.25rem; border-radius: .5rem;
- background: #0f6e6a; color: #fff; text-decoration: none; }}
-</style></head><body>{logo}<p>{sentence}</p>{links}</body></html>"""
-
-
 async def refuse(refusal: Refused, scope: Scope, receive: Receive, send: Send) -> None:
     """Say why, as a page to a person and in one line to everything else."""
     if scope["type"] == "websocket":
@@ -423,6 +416,8 @@ def _answer(refusal: Refused, scope: Scope) -> Response:
     to = "" if path_below(scope) == LOGIN else "?" + urlencode({"to": here})
     links = "".join(f'<a href="{base_path()}{path}{to if path == LOGIN else ""}">{words}</a>'
                     for words, path in refusal.links)  # fmt: skip
-    page = PAGE.format(logo=LOGO.read_text("utf-8"), sentence=html.escape(refusal.sentence),
-                       links=links)  # fmt: skip
+    page = Template((VIEWER / "door.html").read_text("utf-8")).substitute(
+        logo=(VIEWER / "logo.svg").read_text("utf-8"), sentence=html.escape(refusal.sentence),
+        links=links,
+    )  # fmt: skip
     return HTMLResponse(page, refusal.status, headers)
