@@ -22,7 +22,7 @@ from typing import Any
 
 import streamlit as st
 from starlette.datastructures import Headers
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from streamlit.runtime import get_instance
 
@@ -32,6 +32,7 @@ from pages._settings import Settings, settings
 
 LOG = logging.getLogger("streamlit.cdam.operations")
 HEALTHZ, READYZ = "/healthz", "/readyz"
+PARTS = ("/_stcore/", "/media/", "/static/", "/component/")  # what a page that is open asks for
 WARMING, READY, STOPPING = "warming up", "ready", "stopping"
 NO_MODEL = "the bundled model cannot be loaded"
 STOP = (
@@ -127,22 +128,22 @@ class Probes:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = self._answer(scope) if scope["type"] == "http" else None
-        await (answer or self.app)(scope, receive, send)
-
-    def _answer(self, scope: Scope) -> Response | None:
-        path = _access.path_below(scope)
+        path = _access.path_below(scope) if scope["type"] == "http" else ""
         if path == HEALTHZ:
-            return PlainTextResponse("ok\n")
-        if path == READYZ:
-            is_ready = service.state == READY
-            return PlainTextResponse(f"{service.state}\n", 200 if is_ready else 503)
-        wants_page = "text/html" in Headers(scope=scope).get("accept", "")
-        if service.state == STOPPING and wants_page and scope["method"] == "GET":
-            answer = _access._answer(_access.Refused(503, STOP), scope)
-            answer.headers["Retry-After"] = "60"
-            return answer
-        return None
+            await PlainTextResponse("ok\n")(scope, receive, send)
+        elif path == READYZ:
+            status = 200 if service.state == READY else 503
+            await PlainTextResponse(f"{service.state}\n", status)(scope, receive, send)
+        elif service.state == STOPPING and _opens_page(scope, path):
+            await _access.refuse(_access.Refused(503, STOP), scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+def _opens_page(scope: Scope, path: str) -> bool:
+    """Whether a browser begins a visit with this request, rather than going on with one."""
+    return (path != "" and not path.startswith(PARTS) and scope["method"] == "GET"
+            and "text/html" in Headers(scope=scope).get("accept", ""))  # fmt: skip
 
 
 # ---- what an administrator can see ---------------------------------------------------------------
