@@ -20,7 +20,11 @@ from starlette.requests import HTTPConnection
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit import config
-from streamlit.auth_util import encode_provider_token, get_cookie_with_chunks
+from streamlit.auth_util import (
+    encode_provider_token,
+    get_cookie_with_chunks,
+    is_authlib_installed,
+)
 from streamlit.web.server.starlette.starlette_app_utils import decode_signed_value
 from streamlit.web.server.starlette.starlette_server_config import USER_COOKIE_NAME
 
@@ -68,6 +72,9 @@ def prepare(settings: Settings) -> None:
     """
     try:
         require_address(settings.access, config.get_option("server.address"))
+        if settings.access.identity == "oidc" and not is_authlib_installed():
+            raise BadSettings('access.identity = "oidc" needs the package authlib; install what '
+                              "requirements.txt states.")  # fmt: skip
     except BadSettings as error:
         raise SystemExit(f"CDAM Explorer does not start. {error}") from None
     config.set_option("server.trustedUserHeaders", {HEADER: USER})

@@ -70,6 +70,12 @@ def test_ones_own_computer_needs_no_names(address):
     _access.require_address(Settings().access, address)
 
 
+def test_a_login_without_its_package_is_refused_at_start(oidc, monkeypatch):
+    monkeypatch.setattr(_access, "is_authlib_installed", lambda: False)
+    with pytest.raises(SystemExit, match="needs the package authlib"):
+        _access.prepare(parse(oidc()))
+
+
 def test_administrators_come_in_and_are_told_apart():
     access = parse('[access]\nidentity = "proxy"\nallowed = ["*@clinic.example"]\n'
                    'administrators = ["root@it.example"]').access  # fmt: skip
