@@ -50,9 +50,10 @@ def distances_from(near: dict[str, set[str]], start: str) -> dict[str, int]:
     found, queue = {start: 0}, deque([start])
     while queue:
         here = queue.popleft()
-        for there in near[here] - found.keys():
-            found[there] = found[here] + 1
-            queue.append(there)
+        for there in near[here]:
+            if there not in found:
+                found[there] = found[here] + 1
+                queue.append(there)
     return found
 
 

@@ -503,6 +503,18 @@ def test_x_multi_takes_images_of_two_different_things(tmp_path):
         datasets.open_data(model, folder, real=real, judge=same_thing.Judge(30))
 
 
+@pytest.mark.data
+def test_the_table_of_distances_is_that_of_wordnet():
+    """Needs Debian's package wordnet-base; every hundredth class."""
+    from scripts import build_wordnet_distances as build
+
+    near = build.graph(Path("/usr/share/wordnet/data.noun"))
+    offsets = [synset[1:] for synset in same_thing.synsets()]
+    for row in range(0, 1000, 100):
+        found = build.distances_from(near, offsets[row])
+        assert [found[offset] for offset in offsets] == same_thing.distances()[row].tolist()
+
+
 def test_names_can_be_compared_by_a_text_embedding_model_too(monkeypatch, tmp_path):
     """A stand-in for the package: the embedding of a name counts its letters."""
 
