@@ -216,7 +216,8 @@ def _label(run: Run | str) -> str:
     words = STATES[_benchmark_runs.state(run)][0]
     asked = run.request
     if asked is None:
-        return f"{run.name} · {words}"
+        is_done = _benchmark_runs.state(run) == DONE
+        return f"{run.name} · {words if is_done else 'from the command line, not finished'}"
     count = len(asked.methods)
     methods = f"{count} method{'s' if count > 1 else ''}"
     return (f"{asked.began} · {asked.model} on {asked.data_label} · {methods} · "
@@ -286,14 +287,16 @@ def show_end(run: Run, state: str) -> None:
         return
     found = _benchmark_runs.progress(run)
     so_far = f" {found.done} of {found.total} pictures are done." if found.total else ""
+    if run.request is None:
+        st.info(f"This run is not finished.{so_far} It was started on the command line: it may be "
+                "at work there, or the same command goes on with it.")  # fmt: skip
+        return
     if state == FAILED:
         st.error(f"This run failed: {plain(_benchmark_runs.why_failed(run))}")
     else:
         st.warning(f"This run was stopped, or the server was started anew meanwhile.{so_far} What "
                    "is done is kept.", icon=STATES[STOPPED][1])  # fmt: skip
-    if run.request is None:
-        st.caption("It was started on the command line; the same command goes on with it.")
-    elif st.button("Go on", key="benchmark.go_on", icon=":material/resume:") and go_on(run):
+    if st.button("Go on", key="benchmark.go_on", icon=":material/resume:") and go_on(run):
         st.rerun()
 
 

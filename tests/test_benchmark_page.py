@@ -448,6 +448,15 @@ def test_what_is_no_run_is_refused_and_the_page_stays(shared, content, words):
     assert "There are no runs here yet" in texts(at)
 
 
+def test_a_run_of_the_command_line_that_is_not_finished_is_not_called_stopped(finished):
+    about = json.loads((finished / "run.json").read_text()) | {"finished": False}
+    (finished / "run.json").write_text(json.dumps(about))
+    at = opened()
+    assert "It was started on the command line: it may be at work there" in texts(at)
+    assert not [button for button in at.button if button.key == "benchmark.go_on"]
+    assert "stopped" not in texts(at)
+
+
 def test_a_run_with_damaged_results_says_so(finished):
     (finished / "results.parquet").write_bytes(b"PAR1")
     at = opened()
