@@ -122,7 +122,7 @@ def show_tables(shown: Shown, found: list[tables.Table]) -> None:
         rows = [_row(table, method, cells, kind) for method, cells in table.rows.items()]
         rows = [row for row in rows if len(row) > 1]
         if not rows:
-            st.caption("CDAM was not measured in this run, so there is nothing to compare with.")
+            st.caption("Nothing to compare: that takes CDAM and another method.")
             continue
         st.dataframe(rows, key=f"benchmark.table.{table.layout.id}.{kind}", hide_index=True,
                      column_config=_formats(table), width="stretch", height="content")  # fmt: skip
