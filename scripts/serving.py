@@ -83,7 +83,7 @@ class App:
         if self.process is None:
             return 0
         getattr(self.process, how)()
-        return self.process.wait(60)
+        return self.process.wait(120)  # jobs at work are finished
 
     def memory(self) -> float:
         """MB that it holds now."""

@@ -87,7 +87,7 @@ def base(tmp_path_factory):
             yield url
         finally:
             server.terminate()
-            server.wait(20)
+            server.wait(120)  # jobs at work are finished
     assert "Traceback" not in log.read_text()
 
 
