@@ -418,7 +418,6 @@ class _Run:
             | {"cdam_core": _own_version()},
         }  # fmt: skip
 
-
     def _engine(self) -> dict[str, Any]:
         """Who computes, in which batches, and how exactly another run repeats it."""
         device = str(next(self.model.module.parameters()).device)

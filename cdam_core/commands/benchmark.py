@@ -141,11 +141,9 @@ def _take_options(options: argparse.Namespace) -> None:
     """The options of the run in the folder, in place."""
     try:
         asked = json.loads((options.out / RUN).read_text(encoding="utf-8"))["asked"]
-        for name, value in asked.items():
-            setattr(options, name, value)
-        for name in ("labels", "embedder"):
-            setattr(options, name, asked[name] and Path(asked[name]))
-        vars(options)["size"], vars(options)["methods"]
+        for name in vars(options).keys() - {*HOW}:
+            is_path = name in ("labels", "embedder") and asked[name] is not None
+            setattr(options, name, Path(asked[name]) if is_path else asked[name])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise BadData("not-found", "There is no run in this folder to go on with; expected the "
                       "folder of a run that was started by this command.") from None  # fmt: skip
