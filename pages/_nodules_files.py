@@ -14,7 +14,7 @@ from cdam_core.provenance import Drawing
 from pages import _downloads, _exports, _panels
 from pages._gate import slot
 from pages._nodules_case import MALIGNANCY, MARKERS, OWN
-from pages._nodules_maps import Seen, marker_scales
+from pages._nodules_maps import Seen, familiarity, marker_scales
 from pages._nodules_slices import WINDOWS, model_of, slice_picture, with_ruler
 from pages._nodules_words import HOW_TO_READ, malignancy_sentence, stamp, value_text
 from pages._nodules_words import REAL_BANNERS as BANNERS
@@ -77,6 +77,8 @@ def report(seen: Seen, model_id: str, paper: str = "A4") -> bytes:
     look, whose = seen.look, "your own crop" if nodule is None else f"nodule {nodule.id}"
     said = [f"{BANNERS.get(case.source, '')} {BANNER}".strip(), *case.notes,
             f"The slice is {seen.plane.axis}, {seen.plane.offset:+.1f} mm from the middle."]
+    if known := familiarity(seen):
+        said.append(known[1])
     measures = {} if nodule is None or is_malignancy else {
         "readers": [nodule.biomarkers[name] for name in BIOMARKERS],
         "readers' SD": [float(nodule.by_reader(name).std(ddof=1)) for name in BIOMARKERS],

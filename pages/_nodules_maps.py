@@ -229,6 +229,24 @@ def nearest(seen: Seen) -> None:
            on_choose=_on_near)  # fmt: skip
 
 
+def familiarity(seen: Seen) -> tuple[bool, str] | None:
+    """Whether a crop of a real scan is unlike the training nodules, and the sentence that says so.
+
+    None for simulated ones, and where there is nothing to compare with.
+    """
+    if seen.case.source == "phantom":
+        return None
+    try:
+        browse = load_browse()
+    except BadScan:
+        return None
+    if browse.weights_sha256 != model_of(MALIGNANCY).weights_sha256:
+        return None
+    distance = browse.distance(seen.answer.latent)
+    return distance > browse.usual_distance, \
+        _nodules_words.familiarity(distance, browse.usual_distance)  # fmt: skip
+
+
 def neighbours(seen: Seen, browse: Browse) -> list[tuple[int, float]]:
     """Ids and cosines; those of the same patient are left out."""
     without = []

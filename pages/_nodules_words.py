@@ -105,6 +105,17 @@ def malignancy_sentence(explanation: cdam.Explanation, nodule: Nodule | None) ->
             f"{plain(opinions)} on the scale from 1 to 5.")  # fmt: skip
 
 
+def familiarity(distance: float, usual: float) -> str:
+    """How far a crop is from the training nodules, and what that means."""
+    numbers = f"(distance to the nearest three {distance:.2f}; usual among them: up to {usual:.2f})"
+    if distance > usual:
+        return ("This crop is unlike the simulated nodules that the malignancy model has learnt "
+                f"from {numbers}. Its answers and maps would mean little here.")  # fmt: skip
+    return ("To the malignancy model this crop is no further from its training nodules than they "
+            f"are from each other {numbers}. That is no proof that it knows real CT: it has learnt "
+            "from simulated density only.")  # fmt: skip
+
+
 def quality_sentence() -> str:
     """How often the malignancy model is right, beside the size of the nodule alone."""
     rows = cdam.MODELS["nodules-malignancy"]["quality"]["test"]["malignant"]

@@ -80,6 +80,9 @@ def redraw() -> None:
     found = _nodules_case.answer(case, plane)
     seen = Seen(case, plane, found, look)
     with answers:
+        if known := _nodules_maps.familiarity(seen):
+            is_unlike, sentence = known
+            (st.warning if is_unlike else st.caption)(plain(sentence))
         st.markdown(_nodules_words.malignancy_sentence(found.malignancy, case.nodule))
         _nodules_maps.malignancy(seen)
         st.caption(plain(f"Learnt from: {_nodules_words.tag('malignant')}. "

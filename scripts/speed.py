@@ -14,6 +14,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import timm
@@ -22,6 +23,7 @@ from streamlit.testing.v1 import AppTest
 from torch import Tensor, nn
 
 import cdam_core as cdam
+from cdam_core.nodules import Plane
 
 ARCHITECTURE = "vit_small_patch8_224"
 ROOT = Path(__file__).parent.parent
@@ -40,6 +42,7 @@ def main() -> None:
     print_rows(vit_rows(options.repeat))
     print_rows(bundled_rows(options.repeat))
     print_rows(page_rows(options.repeat))
+    print_rows(nodules_rows(options.repeat))
 
 
 def machine() -> str:
@@ -158,6 +161,33 @@ def page_rows(repeat: int) -> list[tuple[str, float, float, str]]:
         (f"page, redraw: {name}", best[name], best[name] / best[SHOWN[0]], "<= 100 ms")
         for name in SHOWN
     ]
+
+
+def nodules_rows(repeat: int) -> list[tuple[str, float, float, str]]:
+    """Rows of redrawing the page "Lung nodules": another slice, another pair, another opacity."""
+    app = AppTest.from_file(str(ROOT / "pages" / "_frame.py"), default_timeout=600)
+    app.session_state["frame"] = True
+    app.switch_page(str(ROOT / "pages" / "nodules.py")).run()
+    case = app.session_state["nodules.case"]
+    turns = {"slice": 0, "pair": 0, "opacity": 0}
+
+    def change(what: str) -> None:
+        turns[what] += 1
+        odd = turns[what] % 2
+        if what == "slice":
+            app.session_state["nodules.plane"] = (case.key, Plane(float(odd)))
+        elif what == "pair":
+            app.selectbox(key="nodules.b").set_value(("texture", "lobulation")[odd])
+        else:
+            app.slider(key="opacity").set_value((40, 60)[odd])
+        app.run()
+
+    best = best_seconds({what: partial(change, what) for what in turns}, repeat)
+    return [
+        (f"page Lung nodules, redraw: another {what}", best[what], best[what] / best["pair"],
+         "<= 100 ms")
+        for what in turns
+    ]  # fmt: skip
 
 
 def redraw(method: str) -> Callable[[], object]:

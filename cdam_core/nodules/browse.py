@@ -8,7 +8,7 @@ model point the same way; only nodules that the model was trained on are compare
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,13 @@ from PIL import Image
 
 from cdam_core.assets import assets_dir
 from cdam_core.errors import BadScan
+from cdam_core.nodules.pack import load_nodules
 
 THUMBNAIL = 48  # pixels a side
 COLUMNS = 32  # thumbnails in a row of the sheet
 MODEL = "nodules-malignancy"  # whose embeddings
+ALIKE = 3  # nearest training nodules that a distance is measured to
+USUAL = 0.97  # of the training nodules are within the usual distance
 QUALITY = 80  # of the sheet, a JPEG
 
 
@@ -67,6 +70,32 @@ class Browse:
         order = (int(k) for k in np.argsort(-cosines, kind="stable"))
         kept = [k for k in order if self.trained[k] not in without]
         return [(self.trained[k], float(cosines[k])) for k in kept[:count]]
+
+
+    def distance(self, embedding: np.ndarray) -> float:
+        """How unlike the training nodules a crop is to the model.
+
+        Args:
+            embedding: (d,) as ``VisionModel.latent`` gives it.
+
+        Returns:
+            1 − the mean cosine with the ``ALIKE`` nearest training nodules: 0 the same, 1 at right
+            angles.
+        """
+        return 1 - float(np.mean([cosine for _, cosine in self.nearest(embedding, ALIKE)]))
+
+    @cached_property
+    def usual_distance(self) -> float:
+        """Within which ``USUAL`` of the training nodules lie of those of other patients.
+
+        Taken from the nodules themselves, so it follows the model that made the embeddings.
+        """
+        of = {nodule.id: nodule.patient_id for nodule in load_nodules()}
+        patients = np.array([of[number] for number in self.trained])
+        cosines = self.embeddings @ self.embeddings.T
+        cosines[patients[:, None] == patients] = -np.inf
+        nearest = np.sort(cosines, axis=1)[:, -ALIKE:]
+        return float(np.quantile(1 - nearest.mean(1), USUAL))
 
 
 def stored_path() -> Path:
