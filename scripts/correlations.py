@@ -73,7 +73,8 @@ def maps_of(
     found: dict[str, list[np.ndarray]] = {name: [] for name in methods}
     for number, source in enumerate(sources, 1):
         image = source()
-        name = f"{model.weights_sha256[:16]}-{digest(image)[:16]}-{'-'.join(methods)}.npz"
+        sides = "x".join(map(str, model.input_size))
+        name = "-".join((model.weights_sha256[:16], sides, digest(image)[:16], *methods)) + ".npz"
         file = None if keep is None else keep / name
         if file is not None and file.is_file():
             with np.load(file) as archive:
@@ -117,15 +118,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", help="default: samples and test scenes")
     parser.add_argument("--model", default="scenes")
+    parser.add_argument("--size", type=int, help="side of the input in pixels (default: the "
+                        "model's own); token ablation costs its fourth power")  # fmt: skip
     parser.add_argument("--pictures", type=int, default=60, help="at most (default: 60)")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=ASKED)
     parser.add_argument("--keep", type=Path, metavar="DIR", help="remember finished pictures there")
     parser.add_argument("--figure", type=Path, help="write the pair plot there (.png, .svg, .pdf)")
     args = parser.parse_args()
     model = cdam.load_model(args.model)
+    if args.size:
+        model = model.at_size((args.size, args.size))
     sources = pictures(args.folder, args.pictures)
     maps = maps_of(model, sources, args.methods, args.keep)
-    print(f"Model {model.id}, weights {model.weights_sha256[:16]}, {len(sources)} pictures, "
+    print(f"Model {model.id} at {' x '.join(map(str, model.input_size))} px, weights "
+          f"{model.weights_sha256[:16]}, {len(sources)} pictures, "
           f"{sum(map(len, maps[args.methods[0]]))} patches, strongest answer of each.\n")
     print("| pair | all patches together | mean over pictures | paper's authors, all patches |")
     print("|---|---|---|---|")
