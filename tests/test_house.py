@@ -193,8 +193,9 @@ def test_version_has_one_source():
 def test_ci_runs_the_command_that_the_readme_gives():
     readme = (ROOT / "README.md").read_text("utf-8")
     script = (ROOT / ".ci" / "run").read_text("utf-8").splitlines()
-    assert ".venv/bin/pip install -r requirements-test.txt && .venv/bin/python -m pytest`" in readme
-    assert script[-1] == "python -m pytest"
+    install = ".venv/bin/pip install -r requirements-test.txt"
+    assert f"{install} && .venv/bin/python -m pytest -n 2`" in readme
+    assert script[-1] == "python -m pytest -n 2"
     assert "python -m pip install -q -r requirements-test.txt" in script
 
 
