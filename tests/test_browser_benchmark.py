@@ -86,7 +86,7 @@ def test_a_finished_run_is_read_taken_home_and_brought_back(browser, app, shared
     page.locator("input[type=file]").first.set_input_files(
         {"name": "Mrs Jones.zip", "mimeType": "application/zip", "buffer": content})
     expect(page.get_by_role("combobox", name="Run")).to_have_value("The run that you have loaded")
-    assert page.get_by_text("Jones").count() == 0
+    expect(page.get_by_text("Jones")).to_have_count(0)
     page.get_by_role("tab", name="Best and worst pictures").click()
     page.get_by_role("button", name="Compare", exact=True).locator("visible=true").first.click()
     expect(page.get_by_role("img", name=re.compile("^Map of ")).first).to_be_visible()
