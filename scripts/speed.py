@@ -22,11 +22,13 @@ import torch
 from streamlit.testing.v1 import AppTest
 from torch import Tensor, nn
 
-import cdam_core as cdam
-from cdam_core.nodules import Plane
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import cdam_core as cdam  # noqa: E402
+from cdam_core.nodules import Plane  # noqa: E402
 
 ARCHITECTURE = "vit_small_patch8_224"
-ROOT = Path(__file__).parent.parent
 # Answered at once, without signs, and by pixels from a job.
 SHOWN = ("cdam", "attention", "input_x_gradient")
 
@@ -154,7 +156,6 @@ def page_rows(repeat: int) -> list[tuple[str, float, float, str]]:
     there before, so the time must not depend on what they cost.
     """
     logging.disable(logging.WARNING)  # Streamlit's remarks on running without a server
-    sys.path.insert(0, str(ROOT))  # pages are no part of the installed package
     runs = {name: redraw(name) for name in SHOWN}
     best = best_seconds(runs, repeat)
     return [
