@@ -7,8 +7,6 @@ this package: ``pandas.read_parquet`` does.
 
 import io
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
@@ -18,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from cdam_core.errors import BadData
-from cdam_core.files import write_atomically
+from cdam_core.files import replacing, write_atomically
 from cdam_core.methods import METHODS
 
 RANDOM = "random"  # stands for a method: patches in random orders
@@ -190,21 +188,14 @@ def assemble(parts: Iterable[Path], path: Path) -> int:
         How many rows.
     """
     _, parquet = arrow()
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-    os.close(handle)
-    temporary, count = Path(name), 0
-    try:
-        with parquet.ParquetWriter(temporary, schema(), compression="zstd") as out:
-            for part in filter(Path.is_file, parts):
-                table = parquet.read_table(part).replace_schema_metadata(None)
-                count += len(table)
-                if len(table):
-                    out.write_table(table)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    count = 0
+    with replacing(path) as temporary, \
+            parquet.ParquetWriter(temporary, schema(), compression="zstd") as out:  # fmt: skip
+        for part in filter(Path.is_file, parts):
+            table = parquet.read_table(part).replace_schema_metadata(None)
+            count += len(table)
+            if len(table):
+                out.write_table(table)
     return count
 
 
