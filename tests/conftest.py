@@ -1,5 +1,7 @@
 """Small models that make every test fast: seeded, float64, a non-square grid, several prefixes."""
 
+import sys
+
 import pytest
 import torch
 from timm.models.deit import VisionTransformerDistilled
@@ -26,6 +28,13 @@ VARIANTS = {
     "qk_norm": ({"qk_norm": True}, False),
     "scaled_attention": ({"scale_attn_norm": True}, False),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_remembered():
+    """What pages computed for one file, perhaps with other settings, is no answer in the next."""
+    if "pages._cache" in sys.modules:
+        sys.modules["pages._cache"].shelf.clear()
 
 
 def randomise(module, seed=0):

@@ -248,5 +248,5 @@ def test_the_report_counts_what_is_there(come):
     assert (found.at_work, found.waiting, found.uploads) == (0, 0, 0)
     assert 200 * 2**20 < found.memory < 8 * 2**30
     assert found.cache == _cache.shelf.bytes > 500_000
-    assert found.models == ("scenes",)
+    assert "scenes" in found.models  # and what other tests have loaded
     assert found.versions["streamlit"] == st.__version__
